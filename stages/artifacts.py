@@ -1,0 +1,280 @@
+"""The records that stages hand to one another, and how they lie on disk.
+
+A stage's artifact is a folder with `artifact.json` and the files that it names. Paths in it are relative to
+the folder; an artifact that builds on an earlier one names that folder relatively too, so that a whole
+conversion can be moved. `write_folder` makes a folder appear complete or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+FORMAT_VERSION = 1
+Shape = tuple[int | None, ...]
+"""Sizes per axis; None where an axis is open. A tensor of unknown rank has the shape None instead."""
+
+
+class Reason(str, Enum):
+    """Why an op stays in TensorFlow."""
+
+    UNTRANSLATED = "unsupported by tf2onnx"
+    REFUSED = "refused by TensorRT"
+    BUILD_FAILED = "build failed"
+    DTYPE = "dtype"
+    UNKNOWN_RANK = "unknown rank"
+    STATEFUL = "stateful"
+    CONTROL_FLOW = "control flow"
+    TOO_SMALL = "too small"
+    CYCLE = "would make a cycle"
+    USER = "user's choice"
+    WRONG_RESULT = "wrong result"
+    SHAPE_TENSOR = "shape tensor at the boundary"
+    UNSAFE = "translation known to be wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A TensorFlow tensor: `name` as `op:0`, `dtype` by TensorFlow's name (`float32`), `shape` None if the rank is unknown."""
+
+    name: str
+    dtype: str
+    shape: Shape | None
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A constant of the frozen graph kept outside its protobuf: node `node` is a Placeholder there, its value `file` (.npy)."""
+
+    node: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A resource that stays in TensorFlow (a table, a written variable): Placeholder `node`, and its place among the
+    captured inputs of the source's concrete function."""
+
+    node: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a frozen graph came from. `kind` is saved_model, keras, graph_def or function; `path` is absolute, and None
+    for models that exist only in memory; stitching needs the SavedModel again where there are captures."""
+
+    kind: str
+    path: str | None
+    signature: str = "serving_default"
+    tags: tuple[str, ...] = ("serve",)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenGraph:
+    """A TensorFlow graph without variables. Files: `graph.pb` (GraphDef), `weights/*.npy`.
+
+    `inputs` and `outputs` are in the order of the signature; `input_names` and `output_names` are the signature's
+    keywords for them. Nodes carry `_output_shapes`, so that importing the GraphDef restores shapes set from Python.
+    """
+
+    folder: Path
+    source: Source
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    weights: tuple[Weight, ...] = ()
+    captures: tuple[Capture, ...] = ()
+
+    def graph_def(self) -> tf.compat.v1.GraphDef:
+        """The GraphDef; large weights are Placeholders in it."""
+        import tensorflow as tf
+
+        graph_def = tf.compat.v1.GraphDef()
+        graph_def.ParseFromString((self.folder / "graph.pb").read_bytes())
+        return graph_def
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRange:
+    """The sizes that one input may have in one profile, smallest, usual, largest."""
+
+    input: str
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+
+Profile = tuple[ShapeRange, ...]
+"""One shape range for each input of a region that the ONNX model reads, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A convex set of TensorFlow ops and the ONNX model of what they compute.
+
+    The ONNX model's inputs are named `input_<i>` and its outputs `output_<i>`, after the position in `inputs` and
+    `outputs`; an input that the model does not need is absent from it. dtypes and layout are TensorFlow's.
+
+    Attributes:
+        name: `region_<i>`.
+        ops: names of the TensorFlow nodes, in topological order.
+        inputs, outputs: the boundary, as tensors of the frozen graph.
+        model: path of the ONNX file (external data beside it).
+        digest: SHA-256 of the ONNX model, weights included.
+        profiles: shape ranges in terms of the ONNX inputs' names; empty until split has determined them.
+        max_abs_error, max_rel_error: against TensorFlow, from split's verification; None before.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    model: Path
+    digest: str
+    profiles: tuple[Profile, ...] = ()
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOp:
+    """An op that stays in TensorFlow, and why. `layer` is the enclosing Keras layer or name scope."""
+
+    node: str
+    op: str
+    layer: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxExport:
+    """The largest candidate regions, exported. Files: `regions/<name>/model.onnx`."""
+
+    folder: Path
+    frozen: FrozenGraph
+    candidates: tuple[Region, ...]
+    left: tuple[LeftOp, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The regions that TensorRT takes, verified against TensorFlow. Files: `regions/<name>/model.onnx`."""
+
+    folder: Path
+    frozen: FrozenGraph
+    backend: str
+    regions: tuple[Region, ...]
+    left: tuple[LeftOp, ...]
+    ops_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a plan depends on. `capabilities` are the compute capabilities aimed at, as `8.6`; information only."""
+
+    backend: str
+    version: str
+    precision: str
+    digest: str
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One plan for one region. `verified` is `executed` or `not run here`; `note` says why a precision fell back."""
+
+    region: str
+    file: Path
+    sha256: str
+    bytes: int
+    build_seconds: float
+    fingerprint: Fingerprint
+    verified: str = "not run here"
+    note: str = ""
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSet:
+    """Plans for every region of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`)."""
+
+    folder: Path
+    partition: Partition
+    engines: tuple[Engine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StitchedGraph:
+    """The TensorFlow model with engines in it. Files: `saved_model/`, and `model.pb` where the source was a GraphDef."""
+
+    folder: Path
+    engines: EngineSet
+    signature: str = "serving_default"
+
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / "saved_model"
+
+
+@contextlib.contextmanager
+def write_folder(out: Path) -> Iterator[Path]:
+    """A fresh folder to write in, renamed to `out` when the block ends well and removed when it does not.
+
+    Raises:
+        ArtifactError: `out` exists, or its parent can't be written.
+    """
+    if out.exists():
+        raise ArtifactError(f"{out}: exists already", "name another folder, or remove this one")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise ArtifactError(f"{out}: can't be written: {error.strerror}", "name a folder on a disk with space") from error
+    try:
+        partial.chmod(0o755)
+        yield partial
+        partial.rename(out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno is None:
+            raise
+        raise ArtifactError(f"{out}: {error.strerror}", "free some disk space or check the permissions") from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def sha256_file(*paths: Path) -> str:
+    """SHA-256 (hex) over the contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def layer_of(node: str) -> str:
+    """The name scope that a node belongs to: for Keras models the layer, else the scope path without the last part."""
+    parts = [part for part in node.split("/") if part and not part.endswith("PartitionedCall")]
+    return "/".join(parts[:-1]) if len(parts) > 1 else node
