@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from stages import recordjson
 from stages.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Reason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A TensorFlow tensor: `name` as `op:0`, `dtype` by TensorFlow's name (`float32`), `shape` None if the rank is unknown."""
+    """A TensorFlow tensor: `name` is `op:0`, `dtype` TensorFlow's name (`float32`), `shape` None if rank is unknown."""
 
     name: str
     dtype: str
@@ -58,7 +58,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A constant of the frozen graph kept outside its protobuf: node `node` is a Placeholder there, its value `file` (.npy)."""
+    """A constant kept outside the protobuf: `node` is a Placeholder in the graph, its value lies in `file` (.npy)."""
 
     node: str
     file: str
@@ -225,7 +225,7 @@ class EngineSet:
 
 @dataclass(frozen=True, slots=True)
 class StitchedGraph:
-    """The TensorFlow model with engines in it. Files: `saved_model/`, and `model.pb` where the source was a GraphDef."""
+    """The model with engines in it. Files: `saved_model/`, and `model.pb` where the source was a GraphDef."""
 
     folder: Path
     engines: EngineSet
@@ -234,6 +234,45 @@ class StitchedGraph:
     @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
+
+
+Artifact = TypeVar("Artifact")
+
+
+def save(record: object, folder: Path) -> None:
+    """Write `artifact.json` for a record whose files lie in `folder` (its own `folder` field need not be that yet)."""
+    body = recordjson.encode(record, folder)
+    assert isinstance(body, dict)
+    head: recordjson.Json = {"artifact": type(record).__name__, "format_version": FORMAT_VERSION, **body}
+    (folder / "artifact.json").write_text(json.dumps(head, indent=1) + "\n")
+
+
+def load(kind: type[Artifact], folder: Path) -> Artifact:
+    """Read the artifact of class `kind` from its folder.
+
+    Raises:
+        ArtifactError: there is none, it is another stage's, of a newer format version, or damaged.
+    """
+    path = folder / "artifact.json"
+    try:
+        body = json.loads(path.read_text())
+        name, version = body["artifact"], body["format_version"]
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{folder}: holds no artifact.json", "give the folder that an earlier stage wrote"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: is damaged: {error}", "run the stage that wrote it again") from error
+    if name != kind.__name__:
+        raise ArtifactError(f"{folder}: holds a {name}, not a {kind.__name__}", "give the folder of the stage before")
+    if version > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder}: has format version {version}, this GraftRT knows {FORMAT_VERSION}", "upgrade graftrt"
+        )
+    try:
+        return recordjson.decode(kind, body, folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: is damaged: {error}", "run the stage that wrote it again") from error
 
 
 @contextlib.contextmanager
@@ -249,7 +288,9 @@ def write_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except OSError as error:
-        raise ArtifactError(f"{out}: can't be written: {error.strerror}", "name a folder on a disk with space") from error
+        raise ArtifactError(
+            f"{out}: can't be written: {error.strerror}", "name a folder on a disk with space"
+        ) from error
     try:
         partial.chmod(0o755)
         yield partial

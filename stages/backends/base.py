@@ -51,7 +51,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class BuildOutcome:
-    """A build's result: `built`, else `failure` holds the back end's own words (or that it crashed or ran out of time)."""
+    """A build's result: where not `built`, `failure` holds the library's words (or that it crashed or timed out)."""
 
     built: bool
     seconds: float
