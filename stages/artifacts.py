@@ -22,6 +22,7 @@ from stages import recordjson
 from stages.errors import ArtifactError
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
 FORMAT_VERSION = 1
@@ -77,8 +78,9 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a frozen graph came from. `kind` is saved_model, keras, graph_def or function; `path` is absolute, and None
-    for models that exist only in memory; stitching needs the SavedModel again where there are captures."""
+    """Where a frozen graph came from. `kind` is saved_model, keras, graph_def or function; `path` is absolute
+    (relative if it lies in the frozen graph's own folder), and None for models that exist only in memory; stitching
+    needs the SavedModel again where there are captures."""
 
     kind: str
     path: str | None
@@ -92,6 +94,7 @@ class FrozenGraph:
 
     `inputs` and `outputs` are in the order of the signature; `input_names` and `output_names` are the signature's
     keywords for them. Nodes carry `_output_shapes`, so that importing the GraphDef restores shapes set from Python.
+    `side_effects` names nodes that must run although no output may depend on them (assignments, prints, assertions).
     """
 
     folder: Path
@@ -102,6 +105,7 @@ class FrozenGraph:
     output_names: tuple[str, ...]
     weights: tuple[Weight, ...] = ()
     captures: tuple[Capture, ...] = ()
+    side_effects: tuple[str, ...] = ()
 
     def graph_def(self) -> tf.compat.v1.GraphDef:
         """The GraphDef; large weights are Placeholders in it."""
@@ -215,12 +219,21 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedRegion:
+    """A region that no back end could build; its ops stay in TensorFlow. `reason` holds the back ends' words."""
+
+    region: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSet:
-    """Plans for every region of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`)."""
+    """Plans for the regions of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`), `<backend>.json`."""
 
     folder: Path
     partition: Partition
     engines: tuple[Engine, ...]
+    failed: tuple[FailedRegion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +286,25 @@ def load(kind: type[Artifact], folder: Path) -> Artifact:
         return recordjson.decode(kind, body, folder)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: is damaged: {error}", "run the stage that wrote it again") from error
+
+
+def load_weight(frozen: FrozenGraph, weight: Weight) -> np.ndarray:
+    """The value of a large constant, with the dtype that TensorFlow's numpy arrays have; mapped, not read.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    path = frozen.folder / weight.file
+    dtype = np.dtype(tf.as_dtype(weight.dtype).as_numpy_dtype)
+    try:
+        value: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        value = value.view(dtype).reshape(weight.shape)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: can't be read: {error}", "freeze the model again") from error
+    return value
 
 
 @contextlib.contextmanager

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 FUNCTION_OPS = frozenset(
-    {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase", "PartitionedCall", "StatefulPartitionedCall"}
+    {
+        "While",
+        "StatelessWhile",
+        "If",
+        "StatelessIf",
+        "Case",
+        "StatelessCase",
+        "PartitionedCall",
+        "StatefulPartitionedCall",
+    }
 )
 _NEVER_FREE = frozenset({"PreventGradient", "Placeholder", "PlaceholderWithDefault"}) | FUNCTION_OPS
 
@@ -60,12 +69,14 @@ class Graph:
             for source, k in node.inputs:
                 self.consumers[source].append((i, k))
         self.fetched = frozenset(
-            (self.number[tensor.name.rsplit(":", 1)[0]], int(tensor.name.rsplit(":", 1)[1])) for tensor in frozen.outputs
+            (self.number[tensor.name.rsplit(":", 1)[0]], int(tensor.name.rsplit(":", 1)[1]))
+            for tensor in frozen.outputs
         )
 
     def computing(self) -> list[int]:
         """The nodes that a report counts: needed ones that compute something from the inputs."""
-        return [i for i, node in enumerate(self.nodes) if node.needed and not node.free and not is_placeholder(node.op)]
+        idle = ("NoOp", "Placeholder", "PlaceholderWithDefault")
+        return [i for i, node in enumerate(self.nodes) if node.needed and not node.free and node.op not in idle]
 
     def tensor(self, source: int, output: int) -> Tensor:
         return self.nodes[source].outputs[output]
@@ -95,11 +106,14 @@ class Graph:
             tf.graph_util.import_graph_def(self.graph_def, name="")
         operations = {op.name: op for op in imported.get_operations()}
         sources = {
-            name: [*(t.op.name for t in op.inputs), *(c.name for c in op.control_inputs)] for name, op in operations.items()
+            name: [*(t.op.name for t in op.inputs), *(c.name for c in op.control_inputs)]
+            for name, op in operations.items()
         }
         order = _topological(sources, {name: op.type for name, op in operations.items()})
         number = {name: i for i, name in enumerate(order)}
-        needed = _reachable([t.name.split(":")[0] for t in self.frozen.outputs] + list(self.frozen.side_effects), sources)
+        needed = _reachable(
+            [t.name.split(":")[0] for t in self.frozen.outputs] + list(self.frozen.side_effects), sources
+        )
         user_inputs = {tensor.name.split(":")[0] for tensor in self.frozen.inputs}
         nodes: list[Node] = []
         depth: list[int] = []
@@ -109,7 +123,7 @@ class Graph:
             controls = tuple(number[c.name] for c in op.control_inputs)
             stateful = self._stateful(op.node_def, op.op_def.is_stateful, frozenset())
             known = [depth[j] for j in (*(source for source, _ in inputs), *controls) if j < len(depth)]
-            depth.append(_depth(op.type, max(known, default=0)))
+            depth.append(_depth(op.type, {t.op.type for t in op.inputs}, max(known, default=0)))
             free = name in self.weights or (
                 op.type not in _NEVER_FREE
                 and name not in user_inputs
@@ -137,15 +151,11 @@ class Graph:
     def _stateful(self, node: tf.compat.v1.NodeDef, declared: bool, above: frozenset[str]) -> bool:
         if node.op not in FUNCTION_OPS:
             return declared
-        import tensorflow as tf
-
-        registered = tf.raw_ops.__dict__
         for called in _called(node):
             if called in above or called not in self.library:
                 return True
             for inner in self.library[called].node_def:
-                declares = inner.op not in registered or _op_def(inner.op)
-                if self._stateful(inner, declares, above | {called}):
+                if self._stateful(inner, _declared_stateful(inner.op), above | {called}):
                     return True
         return False
 
@@ -154,7 +164,7 @@ def is_placeholder(op: str) -> bool:
     return op in ("Placeholder", "PlaceholderWithDefault")
 
 
-def _op_def(op: str) -> bool:
+def _declared_stateful(op: str) -> bool:
     from tensorflow.python.framework import op_def_registry
 
     definition = op_def_registry.get(op)
@@ -173,10 +183,12 @@ def _tensor(tensor: tf.Tensor) -> Tensor:
     return Tensor(tensor.name, tensor.dtype.base_dtype.name, shape)
 
 
-def _depth(op: str, inherited: int) -> int:
-    if op in ("Switch", "RefSwitch", "Enter", "RefEnter"):
+def _depth(op: str, input_ops: set[str], inherited: int) -> int:
+    """How many TF 1 conditionals and loop frames surround a node, from those around its inputs."""
+    in_loop = bool(input_ops & {"LoopCond", "Enter", "RefEnter", "NextIteration", "RefNextIteration"})
+    if op in ("Enter", "RefEnter") or (op in ("Switch", "RefSwitch") and not in_loop):
         return inherited + 1
-    if op in ("Merge", "RefMerge"):
+    if op in ("Exit", "RefExit") or (op in ("Merge", "RefMerge") and not in_loop):
         return max(inherited - 1, 0)
     return inherited
 
@@ -212,5 +224,7 @@ def _topological(sources: dict[str, list[str]], types: dict[str, str]) -> list[s
                 ready.append(consumer)
     if len(order) != len(sources):
         stuck = sorted(set(sources) - set(order))[:3]
-        raise SplitError(f"the graph has a cycle through {', '.join(stuck)}", "export the model again; it can't run as it is")
+        raise SplitError(
+            f"the graph has a cycle through {', '.join(stuck)}", "export the model again; it can't run as it is"
+        )
     return order

@@ -59,7 +59,7 @@ def decode(kind: type[Record], value: Json, folder: Path) -> Record:
     return kind(**values)
 
 
-def _decode(hint: object, value: Json, folder: Path) -> object:  # noqa: PLR0911 - one case a kind of type
+def _decode(hint: object, value: Json, folder: Path) -> object:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         if value is None:

@@ -15,10 +15,10 @@ _REMEDY = "remove it, or name another folder in GRAFTRT_CACHE_DIR"
 
 
 def user_cache_dir(*parts: str) -> Path:
-    """The folder `parts` under $GRAFTRT_CACHE_DIR, else $XDG_CACHE_HOME/graftrt, else ~/.cache/graftrt; made if need be.
+    """The folder `parts` under $GRAFTRT_CACHE_DIR, else $XDG_CACHE_HOME/graftrt, else ~/.cache/graftrt.
 
-    The cache folder and each folder in `parts` has mode 0700 and belongs to the calling user. The environment is read
-    at each call.
+    It is made if it is missing. The cache folder and each folder in `parts` has mode 0700 and belongs to the calling
+    user. The environment is read at each call.
 
     Raises:
         ArtifactError: a folder can't be made, is a link or a file, or belongs to someone else.

@@ -6,13 +6,33 @@ Queries and builds can kill their process, so stages never call a back end direc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 from stages.artifacts import Profile
+from stages.errors import BackendError
 
 PRECISIONS = ("fp32", "tf32", "fp16")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What a back end stands on: its import names, the oldest version that works, and how to install it."""
+
+    modules: tuple[str, ...]
+    oldest: tuple[int, int]
+    remedy: str
+
+
+LIBRARIES = {
+    "tensorrt": Library(("tensorrt",), (10, 0), "pip install 'graftrt[tensorrt]'"),
+    "tensorrt_rtx": Library(("tensorrt_rtx", "tensorrt_rtx_bindings"), (1, 4), "pip install 'tensorrt-rtx>=1.4'"),
+    "onnxruntime": Library(("onnxruntime",), (1, 20), "pip install 'onnxruntime>=1.20'"),
+}
+"""By back end, the most wanted first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +50,15 @@ class Support:
 
     `shape_inputs` are inputs whose values decide shapes (TensorRT wants them on the host at build time).
     `failure` says why there is no answer: the child crashed, ran out of time, or an error that names no node.
+    `bindings` are the inputs, then the outputs, as (name, dtype by TensorFlow's name): TensorRT turns float64 into
+    float32. Empty where the back end does not say.
     """
 
     accepted: bool
     refusals: tuple[Refusal, ...] = ()
     shape_inputs: tuple[str, ...] = ()
     failure: str = ""
+    bindings: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +74,31 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class BuildOutcome:
-    """A build's result: where not `built`, `failure` holds the library's words (or that it crashed or timed out)."""
+    """A build's result: where not `built`, `failure` holds the library's words (or that it crashed or timed out).
+
+    `seconds` are those of the build; of the original build where the plan came from the engine cache (`cached`).
+    """
 
     built: bool
     seconds: float
     failure: str = ""
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    cached: bool = False
 
 
 class Backend(Protocol):
     """One way to compile and run an ONNX model."""
 
-    name: str
-    device: str
-    """`gpu` or `cpu`: where its engines run."""
-    suffix: str
-    """File ending of its plans, `.plan` or `.onnx`."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> str:
+        """`gpu` or `cpu`: where its engines run."""
+
+    @property
+    def suffix(self) -> str:
+        """File ending of its plans, `.plan` or `.onnx`."""
 
     def version(self) -> str:
         """The library's version.
@@ -80,3 +112,31 @@ class Backend(Protocol):
 
     def build(self, model: Path, plan: Path, options: BuildOptions) -> BuildOutcome:
         """Compile `model` into the file `plan`. May kill the process."""
+
+
+def partial_path(plan: Path) -> Path:
+    """Where a back end writes `plan` until it is complete; whoever sees the build fail removes this file."""
+    return plan.with_name(f".{plan.name}.partial")
+
+
+def import_library(name: str) -> ModuleType:
+    """Import the library of back end `name`.
+
+    Raises:
+        BackendError: it is not installed, does not load, or is too old.
+    """
+    library = LIBRARIES[name]
+    for module_name in library.modules:
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name != module_name:
+                raise BackendError(f"{name}: does not import: {error}", library.remedy) from error
+        except (ImportError, OSError, RuntimeError) as error:
+            raise BackendError(f"{name}: does not import: {error}", library.remedy) from error
+        else:
+            if tuple(int(part) for part in module.__version__.split(".")[:2]) < library.oldest:
+                oldest = ".".join(map(str, library.oldest))
+                raise BackendError(f"{name}: version {module.__version__} is older than {oldest}", library.remedy)
+            return module
+    raise BackendError(f"{name}: is not installed", library.remedy)

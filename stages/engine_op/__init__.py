@@ -1,0 +1,14 @@
+"""All that serving a stitched model needs: importing this package makes TensorFlow know the EngineCall op.
+
+    import stages.engine_op
+    model = tf.saved_model.load("out/saved_model")
+
+The import loads TensorFlow, and compiles the op the first time; import it, and its submodules, inside functions where
+start-up counts.
+"""
+
+from stages.engine_op.op import RegionStats, engine_call, load, reset_stats, stats
+
+__all__ = ["RegionStats", "engine_call", "load", "reset_stats", "stats"]
+
+load()

@@ -82,7 +82,12 @@ class Interface:
             raise ValueError(f"EngineCall interface has format version {version}, this GraftRT knows {FORMAT_VERSION}")
         ports = {
             side: tuple(
-                Port(p["binding"], p["dtype"], None if p["shape"] is None else tuple(p["shape"]), p.get("memory", "device"))
+                Port(
+                    p["binding"],
+                    p["dtype"],
+                    None if p["shape"] is None else tuple(p["shape"]),
+                    p.get("memory", "device"),
+                )
                 for p in record[side]
             )
             for side in ("inputs", "outputs")

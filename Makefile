@@ -1,0 +1,48 @@
+# make convert MODEL=…   convert a model; sets everything up on a fresh machine
+# make test              lint, types and all tests; likewise
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= out/$(subst /,_,$(subst :,_,$(MODEL)))
+PRECISION ?= fp32
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: setup convert test test-fast test-gpu lint type bench survey clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -c 'import stages.engine_op'
+	touch $(READY)
+
+convert: $(READY)
+	@test -n "$(MODEL)" || { echo "usage: make convert MODEL=… [OUT=folder] [PRECISION=fp32|tf32|fp16] [ARGS=…]" >&2; exit 2; }
+	$(BIN)/graftrt convert "$(MODEL)" "$(OUT)" --precision $(PRECISION) $(ARGS)
+
+test: lint type
+	$(BIN)/pytest -m "not survey" $(ARGS)
+
+test-fast: $(READY)
+	$(BIN)/pytest -m "not slow and not survey" $(ARGS)
+
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(READY)
+	$(BIN)/mypy
+
+survey: $(READY)
+	$(BIN)/pytest -m survey $(ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,155 @@
+"""The command line: `graftrt` and `python -m pipeline`. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stages.errors import ConversionError
+
+MODEL_HELP = (
+    "SavedModel folder, .keras, .h5 or frozen .pb file, keras:NAME (keras.applications, seeded random weights), "
+    "or pretrained:NAME"
+)
+EXIT_FAILED = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 when done and verified, 1 on a stated failure; wrong usage exits with 2."""
+    options = _parser().parse_args(arguments)
+    _set_up_logging(options.verbose, options.quiet)
+    # TensorFlow's C++ log is not a user's business; it reads this when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from pipeline import commands
+
+    try:
+        return commands.run(options)
+    except ConversionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="graftrt", description="Grafts TensorRT engines into TensorFlow models.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
+    common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
+
+    convert = add("convert", "Convert a model: all stages, then verify and report.")
+    convert.add_argument("model", help=MODEL_HELP)
+    convert.add_argument("out", type=Path, help="folder to write; must not exist")
+    for group in (_model_options, _split_options, _engine_options, _stitch_options, _verify_options):
+        group(convert)
+    convert.add_argument("--keep-stages", action="store_true", help="keep every stage's artifact in OUT/stages")
+
+    freeze = add("freeze", "Stage 1: a model without variables.")
+    freeze.add_argument("model", help=MODEL_HELP)
+    _folders(freeze, None)
+    _model_options(freeze)
+    _candidate_options(_stage(add, "export", "Stage 2: the largest candidate regions as ONNX.", "freeze"))
+    split = _stage(add, "split", "Stage 3: the regions that TensorRT takes. Stop here for a dry run.", "export")
+    _split_options(split)
+    split.add_argument("--backend", default="auto", help="TensorRT to ask (default: the one that imports)")
+    _engine_options(_stage(add, "build", "Stage 4: a plan for every region.", "split"))
+    _stitch_options(_stage(add, "stitch", "Stage 5: the model with engines in it.", "build"))
+    verify = add("verify", "Compare a stitched model's engines with TensorFlow on this machine.")
+    verify.add_argument("folder", type=Path, help="folder that convert or stitch wrote")
+    _verify_options(verify)
+    _shape_option(verify)
+    return parser
+
+
+def _stage(
+    add: Callable[[str, str], argparse.ArgumentParser], name: str, text: str, before: str
+) -> argparse.ArgumentParser:
+    parser = add(name, text)
+    _folders(parser, before)
+    return parser
+
+
+def _folders(parser: argparse.ArgumentParser, before: str | None) -> None:
+    if before:
+        parser.add_argument("folder", type=Path, help=f"folder that {before} wrote")
+    parser.add_argument("out", type=Path, help="folder to write; must not exist")
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--signature", help="signature of a SavedModel (default: serving_default, or the only one)")
+    parser.add_argument("--tags", help="tags of a SavedModel, with commas between (default: serve)")
+    parser.add_argument("--inputs", help="input tensors of a .pb, as a:0,b:0 (default: guessed)")
+    parser.add_argument("--outputs", help="output tensors of a .pb, as c:0 (default: guessed)")
+
+
+def _candidate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-in-tf",
+        action="append",
+        default=[],
+        metavar="OP_TYPE|NODE",
+        help="leave these ops in TensorFlow: an op type, a node or a pattern (decoder/*); may be repeated",
+    )
+    parser.add_argument("--min-region", type=int, metavar="N", help="fewest computing ops that make an engine")
+
+
+def _shape_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="INPUT=MIN,OPT,MAX",
+        help="sizes of an input, as x=1x224x224x3,8x224x224x3,32x224x224x3; repeat for more inputs or profiles",
+    )
+    parser.add_argument("--samples", type=Path, metavar="NPZ", help="real inputs, one array per input, to verify on")
+
+
+def _split_options(parser: argparse.ArgumentParser) -> None:
+    _candidate_options(parser)
+    _shape_option(parser)
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one support query or build")
+    parser.add_argument("--no-cache", action="store_true", help="neither use nor fill the engine cache")
+    parser.add_argument("--workspace-mib", type=int, metavar="MIB", help="builder memory")
+    parser.add_argument(
+        "--capability", action="append", default=[], metavar="X.Y", help="compute capability to build for"
+    )
+
+
+def _engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "fp16"), help="default: fp32")
+    parser.add_argument("--backend", default="auto", help="tensorrt, tensorrt_rtx, onnxruntime (default: auto)")
+
+
+def _stitch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-failure",
+        default="native",
+        choices=("native", "fail"),
+        help="when no engine can run: TensorFlow's ops (counted and logged), or an error",
+    )
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-error", type=float, metavar="E", help="largest relative error (default: by precision)")
+    parser.add_argument("--no-verify", action="store_true", help="do not run the stitched model")
+
+
+def _set_up_logging(verbose: int, quiet: bool) -> None:
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for package in ("pipeline", "stages"):
+        logging.getLogger(package).setLevel(level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Everything that a conversion can be told; defaults live here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.artifacts import ShapeRange
+from stages.candidates import DEFAULT_MIN_REGION
+from stages.compare import TOLERANCES
+from stages.errors import ConversionError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How to convert a model.
+
+    Attributes:
+        precision: `fp32` (IEEE, TensorRT's TF32 off), `tf32` or `fp16`.
+        backend: `auto`, or names with commas between: `tensorrt`, `tensorrt_rtx`, `onnxruntime`. `auto` takes the
+            TensorRT that imports, and ONNX Runtime too on a machine without a GPU.
+        shapes: sizes of the model's inputs; see `shape_range`. An open first axis needs none (1, 8 and 32 are taken).
+        samples: `.npz` file with one array per input, to verify on besides random inputs.
+        keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
+        min_region: smallest number of computing ops that make an engine.
+        max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16.
+        signature, tags: which signature of a SavedModel; None: `serving_default` (or the only one), and `serve`.
+        inputs, outputs: tensors of a frozen `.pb`; None: guessed where unambiguous.
+        on_failure: when no engine can run, `native` runs TensorFlow's ops (counted, logged), `fail` raises.
+        workspace_mib: builder memory in MiB; None: the library's default.
+        capabilities: compute capabilities to build for, as `8.6`; empty: the library's default set.
+        time_limit_seconds: for one support query or build.
+        cache: reuse engines from the user's cache folder, and keep new ones there.
+        verify: run the stitched model and compare it with TensorFlow.
+        keep_stages: keep every stage's artifact in `OUT/stages`.
+    """
+
+    precision: str = "fp32"
+    backend: str = "auto"
+    shapes: tuple[ShapeRange, ...] = ()
+    samples: Path | None = None
+    keep_in_tf: tuple[str, ...] = ()
+    min_region: int = DEFAULT_MIN_REGION
+    max_error: float | None = None
+    signature: str | None = None
+    tags: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    on_failure: str = "native"
+    workspace_mib: int | None = None
+    capabilities: tuple[str, ...] = ()
+    time_limit_seconds: float = 600.0
+    cache: bool = True
+    verify: bool = True
+    keep_stages: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in TOLERANCES:
+            raise ConversionError(f"precision {self.precision!r} is unknown", f"choose {', '.join(TOLERANCES)}")
+        if self.on_failure not in ("native", "fail"):
+            raise ConversionError(f"on_failure {self.on_failure!r} is unknown", "choose native or fail")
+        if self.min_region < 1:
+            raise ConversionError(f"min_region {self.min_region} is not positive", "choose 1 or more")
+
+    @property
+    def tolerance(self) -> float:
+        """The largest relative error that passes verification."""
+        return TOLERANCES[self.precision] if self.max_error is None else self.max_error
+
+
+def shape_range(text: str) -> ShapeRange:
+    """Parse `input=MIN,OPT,MAX` or `input=SIZE`, sizes as `8x224x224x3`.
+
+    Raises:
+        ConversionError: the text has another form.
+    """
+    name, _, points = text.rpartition("=")
+    try:
+        sizes = [tuple(int(axis) for axis in point.split("x")) for point in points.split(",")]
+    except ValueError:
+        sizes = []
+    if not name or len(sizes) not in (1, 3) or any(axis < 0 for size in sizes for axis in size):
+        raise ConversionError(f"shape {text!r} can't be read", "write --shape x=1x224x224x3,8x224x224x3,32x224x224x3")
+    if len({len(size) for size in sizes}) > 1:
+        raise ConversionError(f"shape {text!r} has sizes of different rank", "give MIN, OPT and MAX the same rank")
+    low, usual, high = sizes if len(sizes) == 3 else sizes * 3
+    return ShapeRange(name, low, usual, high)

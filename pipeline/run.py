@@ -1,0 +1,192 @@
+"""The whole conversion: every stage once, from a model to a folder with a verified, stitched model."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pipeline import pretrained
+from pipeline.config import Config
+from pipeline.report import Report, Verification, make_report
+from pipeline.verify import explain, verify
+from stages import artifacts, backends
+from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
+from stages.backends.hardware import gpu_count
+from stages.build import EngineOptions, build
+from stages.compare import Array
+from stages.errors import VerifyError
+from stages.export import export
+from stages.freeze import freeze
+from stages.samples import size_ranges, verification_samples
+from stages.split import SplitOptions, split
+from stages.stitch import stitch
+
+log = logging.getLogger(__name__)
+
+PRETRAINED = "pretrained:"
+
+
+class Progress(Protocol):
+    """Told when a stage begins and ends."""
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager[None]: ...
+
+
+class Quiet:
+    """Says nothing."""
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def convert(
+    model: object, out: str | Path, config: Config | None = None, *, progress: Progress | None = None
+) -> Report:
+    """Convert a model and write it to `out`: `saved_model/`, `regions/`, `report.json` (and `model.pb` for a `.pb`).
+
+    Args:
+        model: a path (SavedModel folder, `.keras`, `.h5`, frozen `.pb`), `keras:NAME`, `pretrained:NAME`, a live Keras
+            model or tf.Module, a tf.function with an input signature, or a concrete function.
+        out: a folder that does not exist yet. It appears when all is done and verified, or not at all.
+
+    Raises:
+        ConversionError: one of its subclasses, by stage; VerifyError if the stitched model is not TensorFlow's equal.
+    """
+    config = config or Config()
+    progress = progress or Quiet()
+    clock = _Clock(progress)
+    names = backends.choose(config.backend)
+    source, inputs, outputs = resolve(model)
+    with artifacts.write_folder(Path(out)) as folder:
+        work = folder / "stages"
+        with clock.stage("freeze"):
+            frozen = freeze(
+                source,
+                work / "freeze",
+                signature=config.signature,
+                tags=config.tags,
+                inputs=config.inputs or inputs,
+                outputs=config.outputs or outputs,
+            )
+        ranges = size_ranges(frozen, config.shapes)
+        samples = verification_samples(frozen, ranges, config.samples)
+        with clock.stage("export"):
+            exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
+        with clock.stage("split"):
+            partition = split(exported, work / "split", options=_split_options(config, names[0]))
+        with clock.stage("build"):
+            engines = build(partition, work / "build", options=_engine_options(config, names))
+        with clock.stage("stitch"):
+            stitched = stitch(engines, work / "stitch", on_failure=config.on_failure)
+        with clock.stage("verify"):
+            check = _verified(stitched, frozen, samples, config)
+        engines = _with_verdicts(engines, check)
+        report = make_report(_name(model), engines, config.precision, check, clock.seconds)
+        _arrange(stitched, engines, folder)
+        report.write(folder / "report.json")
+        if not config.keep_stages:
+            shutil.rmtree(work)
+    return report
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self._progress.stage(name):
+            yield
+        self.seconds[name] = time.perf_counter() - start
+        log.info("%s: %.1f s", name, self.seconds[name])
+
+
+def resolve(model: object) -> tuple[object, tuple[str, ...] | None, tuple[str, ...] | None]:
+    """What to open for a MODEL argument, and the inputs and outputs that it is known to need; fetches `pretrained:NAME`.
+
+    Raises:
+        ModelError: no such pretrained model, or it can't be fetched.
+    """
+    text = str(model) if isinstance(model, (str, Path)) else ""
+    if not text.startswith(PRETRAINED):
+        return model, None, None
+    fetched = pretrained.fetch(text.removeprefix(PRETRAINED))
+    return fetched.path, fetched.entry.inputs or None, fetched.entry.outputs or None
+
+
+def _name(model: object) -> str:
+    return str(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", type(model).__name__))
+
+
+def _split_options(config: Config, backend: str) -> SplitOptions:
+    return SplitOptions(
+        backend=backend,
+        shapes=config.shapes,
+        samples=config.samples,
+        keep_in_tf=config.keep_in_tf,
+        min_region=config.min_region,
+        workspace_mib=config.workspace_mib,
+        capabilities=config.capabilities,
+        time_limit_seconds=config.time_limit_seconds,
+        cache=config.cache,
+    )
+
+
+def _engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
+    return EngineOptions(
+        backends=names,
+        precision=config.precision,
+        workspace_mib=config.workspace_mib,
+        capabilities=config.capabilities,
+        time_limit_seconds=config.time_limit_seconds,
+        use_cache=config.cache,
+    )
+
+
+def _verified(
+    stitched: StitchedGraph, frozen: FrozenGraph, samples: list[dict[str, Array]], config: Config
+) -> Verification:
+    if not config.verify:
+        return Verification((), (), 0, {}, None)
+    check = verify(stitched.saved_model, frozen, samples, tolerance=config.tolerance, tags=frozen.source.tags)
+    if not check.passed:
+        raise VerifyError(
+            f"the stitched model differs from TensorFlow: {explain(check)}", "--max-error, or another --precision"
+        )
+    return check
+
+
+def _with_verdicts(engines: EngineSet, check: Verification) -> EngineSet:
+    """Mark the engines that verification ran: those for the device that this machine has."""
+    if not check.engines_run:
+        return engines
+    device = "gpu" if gpu_count() else "cpu"
+    marked = tuple(
+        replace(engine, verified="executed") if backends.get(engine.fingerprint.backend).device == device else engine
+        for engine in engines.engines
+    )
+    return replace(engines, engines=marked)
+
+
+def _arrange(stitched: StitchedGraph, engines: EngineSet, folder: Path) -> None:
+    stitched.saved_model.rename(folder / "saved_model")
+    graph_def = stitched.folder / "model.pb"
+    if graph_def.exists():
+        graph_def.rename(folder / "model.pb")
+    for region in engines.partition.regions:
+        target = folder / "regions" / region.name
+        shutil.copytree(region.model.parent, target)
+        for engine in engines.engines:
+            # ONNX Runtime's plan is an ONNX model too; the region's own model stays under its name.
+            if engine.region == region.name:
+                shutil.copy2(engine.file, target / engine.file.name)

@@ -1,0 +1,181 @@
+"""The stitched model against pure TensorFlow, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.report import OutputError, Report, Verification
+from stages import artifacts
+from stages.artifacts import FrozenGraph, ShapeRange, Source, StitchedGraph, Tensor
+from stages.compare import TOLERANCES, Array, Difference, difference, worst
+from stages.errors import VerifyError
+from stages.graph import Graph
+from stages.reference import Reference
+from stages.samples import size_ranges, verification_samples
+
+Sample = Mapping[str, Array]
+
+
+def verify(
+    saved_model: Path,
+    frozen: FrozenGraph,
+    samples: Sequence[Sample],
+    *,
+    tolerance: float,
+    tags: Sequence[str] = ("serve",),
+) -> Verification:
+    """Run a stitched SavedModel and the frozen graph that it was made from, and compare every output.
+
+    Args:
+        samples: inputs by tensor name of the frozen graph.
+        tolerance: largest relative error that passes.
+
+    Raises:
+        VerifyError: TensorFlow can't run the original on the samples, or the stitched model can't be loaded or run.
+    """
+    from stages import engine_op
+
+    names = [tensor.name for tensor in frozen.outputs]
+    reference = Reference(Graph(frozen))
+    expected = [[values[name] for name in names] for values in (reference.run(names, sample) for sample in samples)]
+    reference.close()
+    keywords = dict(zip((tensor.name for tensor in frozen.inputs), frozen.input_names, strict=True))
+    calls = [{keywords[name]: array for name, array in sample.items()} for sample in samples]
+    engine_op.reset_stats()
+    actual = list(run_signature(saved_model, frozen.source.signature, calls, tags))
+    return judge(
+        expected, [[a[name] for name in frozen.output_names] for a in actual], frozen.output_names, calls, tolerance
+    )
+
+
+def verify_folder(
+    folder: Path, *, shapes: Sequence[ShapeRange] = (), samples: Path | None = None, max_error: float | None = None
+) -> Verification:
+    """Compare a stitched model's engines with its own native segments, which are TensorFlow's ops: the original is not
+    needed, so that it can be done on the machine where the model will serve.
+
+    Args:
+        folder: what `convert` or `stitch` wrote.
+        shapes, samples: as in `Config`.
+        max_error: largest relative error; None: by the precision in `report.json`, and fp32's without one.
+
+    Raises:
+        VerifyError: there is no stitched model in the folder, or it can't be run.
+        SplitError: shapes or samples don't fit it.
+    """
+    from stages import engine_op
+
+    signature, precision = "serving_default", "fp32"
+    if (folder / "report.json").exists():
+        report = Report.read(folder / "report.json")
+        signature, precision = report.signature, report.precision
+    elif (folder / "artifact.json").exists():
+        signature = artifacts.load(StitchedGraph, folder).signature
+    saved_model = folder / "saved_model"
+    interface = _interface(saved_model, signature)
+    drawn = verification_samples(interface, size_ranges(interface, shapes), samples)
+    keywords = dict(zip((tensor.name for tensor in interface.inputs), interface.input_names, strict=True))
+    calls = [{keywords[name]: array for name, array in sample.items()} for sample in drawn]
+    with engine_op.native_only():
+        expected = list(run_signature(saved_model, signature, calls))
+    engine_op.reset_stats()
+    actual = list(run_signature(saved_model, signature, calls))
+    names = interface.output_names
+    tolerance = TOLERANCES[precision] if max_error is None else max_error
+    return judge(
+        [[e[n] for n in names] for e in expected], [[a[n] for n in names] for a in actual], names, calls, tolerance
+    )
+
+
+def _interface(saved_model: Path, signature: str) -> FrozenGraph:
+    """A SavedModel's signature as the interface of a graph (without the graph)."""
+    import tensorflow as tf
+
+    from stages import engine_op
+
+    engine_op.load()
+    if not saved_model.is_dir():
+        raise VerifyError(f"{saved_model}: no such folder", "give the folder that convert wrote")
+    loaded = tf.saved_model.load(str(saved_model))
+    if signature not in loaded.signatures:
+        raise VerifyError(f"{saved_model}: has no signature {signature}", f"it has {', '.join(loaded.signatures)}")
+    function = loaded.signatures[signature]
+
+    def tensors(specs: Mapping[str, tf.TensorSpec]) -> tuple[Tensor, ...]:
+        return tuple(
+            Tensor(f"{name}:0", spec.dtype.name, None if spec.shape.rank is None else tuple(spec.shape.as_list()))
+            for name, spec in specs.items()
+        )
+
+    inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+    source = Source("saved_model", str(saved_model.absolute()), signature)
+    return FrozenGraph(saved_model, source, tensors(inputs), tensors(outputs), tuple(inputs), tuple(outputs))
+
+
+def run_signature(
+    saved_model: Path, signature: str, calls: Sequence[Mapping[str, Array]], tags: Sequence[str] = ("serve",)
+) -> Iterator[dict[str, Array]]:
+    """The outputs of a SavedModel's signature for each call's keyword inputs.
+
+    Raises:
+        VerifyError: it can't be loaded, or a call fails.
+    """
+    import tensorflow as tf
+
+    from stages import engine_op
+
+    engine_op.load()
+    try:
+        loaded = tf.saved_model.load(str(saved_model), tags=list(tags))
+        function = loaded.signatures[signature]
+        dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
+        for call in calls:
+            outputs = function(**{name: tf.constant(array, dtypes[name]) for name, array in call.items()})
+            yield {name: np.asarray(value.numpy()) for name, value in outputs.items()}
+    except (tf.errors.OpError, OSError, KeyError) as error:
+        words = str(getattr(error, "message", error)).splitlines()[0]
+        raise VerifyError(f"{saved_model}: can't be run: {words}", "convert the model again") from error
+
+
+def judge(
+    expected: Sequence[Sequence[Array]],
+    actual: Sequence[Sequence[Array]],
+    names: Sequence[str],
+    calls: Sequence[Mapping[str, Array]],
+    tolerance: float,
+) -> Verification:
+    """Compare runs output by output, with what the engines did meanwhile."""
+    from stages import engine_op
+
+    outputs = []
+    for i, name in enumerate(names):
+        error: Difference = worst([difference(a[i], b[i]) for a, b in zip(expected, actual, strict=True)])
+        outputs.append(OutputError(name, error.max_abs, error.max_rel, error.why))
+    stats = engine_op.stats()
+    fallbacks = {region: dict(s["fallbacks"]) for region, s in stats.items() if s["fallbacks"]}
+    return Verification(
+        inputs=tuple({name: list(array.shape) for name, array in call.items()} for call in calls),
+        outputs=tuple(outputs),
+        engines_run=sum(s["engine_calls"] for s in stats.values()),
+        fallbacks=fallbacks,
+        passed=not fallbacks and all(output.max_rel_error <= tolerance for output in outputs),
+        tolerance=tolerance,
+    )
+
+
+def explain(check: Verification) -> str:
+    """Why a verification failed, in one line."""
+    problems = [
+        f"output {o.name}: {o.why or f'relative error {o.max_rel_error:.1e}'} (allowed {check.tolerance:.0e})"
+        for o in check.outputs
+        if not o.max_rel_error <= (check.tolerance or 0)
+    ]
+    problems += [
+        f"{region}: TensorFlow ran instead {count} times: {reason}"
+        for region, by_reason in check.fallbacks.items()
+        for reason, count in by_reason.items()
+    ]
+    return "; ".join(problems)

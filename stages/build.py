@@ -1,0 +1,160 @@
+"""Stage: compile every region of a partition for each back end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages import artifacts, precision
+from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
+from stages.backends.base import PRECISIONS, BuildOptions, partial_path
+from stages.backends.isolated import Worker
+from stages.enginecache import EngineCache, compile_region
+from stages.errors import BuildError
+
+if TYPE_CHECKING:
+    import onnx
+
+_FALLBACK = {"fp16": ("fp16", "fp32"), "tf32": ("tf32", "fp32"), "fp32": ("fp32",)}
+_EXTERNAL_BYTES = 1_500_000_000
+"""A converted model above that has its weights beside it: protobuf's limit is 2 GiB."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What to build, and within which limits.
+
+    Attributes:
+        backends: names, the most wanted first.
+        precision: fp32 (IEEE), tf32 or fp16; a region that fails in it falls back to fp32, noted in its engine.
+        workspace_mib: scratch memory that an engine may use, in MiB; None: the library's default.
+        capabilities: compute capabilities to aim at, as `8.6`; empty: the library's default set.
+        time_limit_seconds: for one build of one region.
+        memory_limit_mib: resident memory of the building process, in MiB; None: no limit.
+        use_cache: take plans from the user's engine cache and add new ones.
+    """
+
+    backends: tuple[str, ...]
+    precision: str = "fp32"
+    workspace_mib: int | None = None
+    capabilities: tuple[str, ...] = ()
+    time_limit_seconds: float = 3600.0
+    memory_limit_mib: int | None = None
+    use_cache: bool = True
+
+
+def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineSet:
+    """Compile each region into `out/regions/<region>/<backend>.plan` (or `.onnx`), its fingerprint beside it as JSON.
+
+    A region needs an engine of a GPU back end if one was asked for; without, it is in `failed` and has no engine at all.
+
+    Raises:
+        BuildError: the precision is unknown, or an open axis has no range for a TensorRT back end.
+        BackendError: a back end is unknown, or its library is missing.
+        ArtifactError: `out` exists or can't be written.
+    """
+    if options.precision not in PRECISIONS:
+        raise BuildError(f"{options.precision}: is no precision", f"name one of {', '.join(PRECISIONS)}")
+    with artifacts.write_folder(out) as folder, ExitStack() as stack:
+        workers = tuple(
+            stack.enter_context(
+                Worker(
+                    name,
+                    time_limit_seconds=options.time_limit_seconds,
+                    memory_limit_mib=options.memory_limit_mib,
+                )
+            )
+            for name in options.backends
+        )
+        if any(worker.backend.device == "gpu" for worker in workers):
+            for region in partition.regions:
+                _refuse_open_axes(region)
+        compiler = _Compiler(options, workers, EngineCache() if options.use_cache else None)
+        engines: list[Engine] = []
+        failed: list[FailedRegion] = []
+        for number, region in enumerate(partition.regions, start=1):
+            log.info("build: %s, %d of %d (%d ops)", region.name, number, len(partition.regions), len(region.ops))
+            result = compiler.compile(region, folder / "regions" / region.name)
+            if isinstance(result, FailedRegion):
+                log.warning("build: %s stays in TensorFlow: %s", region.name, result.reason)
+                failed.append(result)
+            else:
+                engines += result
+        built = EngineSet(folder, partition, tuple(engines), tuple(failed))
+        artifacts.save(built, folder)
+    moved = tuple(replace(engine, file=out / engine.file.relative_to(folder)) for engine in built.engines)
+    return replace(built, folder=out, engines=moved)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiler:
+    options: EngineOptions
+    workers: tuple[Worker, ...]
+    cache: EngineCache | None
+
+    def compile(self, region: Region, folder: Path) -> list[Engine] | FailedRegion:
+        """Engines for one region, in the order of the back ends; `folder` is removed when it fails."""
+        folder.mkdir(parents=True)
+        models = _Models(region, folder / ".models")
+        results = [(worker, self._compile_for(worker, region, models, folder)) for worker in self.workers]
+        models.remove()
+        engines = [result for _, result in results if isinstance(result, Engine)]
+        failures = [f"{worker.backend.name}: {result}" for worker, result in results if isinstance(result, str)]
+        devices = {worker.backend.device for worker in self.workers}
+        wanted = "gpu" if "gpu" in devices else "cpu"
+        if not any(isinstance(result, Engine) and worker.backend.device == wanted for worker, result in results):
+            shutil.rmtree(folder)
+            return FailedRegion(region.name, "; ".join(failures))
+        for failure in failures:
+            log.warning("build: %s: %s", region.name, failure)
+        return engines
+
+    def _compile_for(self, worker: Worker, region: Region, models: _Models, folder: Path) -> Engine | str:
+        """The engine, or why there is none in any precision."""
+        backend = worker.backend
+        plan = folder / f"{backend.name}{backend.suffix}"
+        failures: list[str] = []
+        for wanted, used in _precisions(self.options.precision, backend.device):
+            try:
+                model, digest = models.get(used)
+            except BuildError as error:
+                failures.append(f"{wanted}: {error.problem}")
+                continue
+            build_options = BuildOptions(
+                used, region.profiles, self.options.workspace_mib, self.options.capabilities
+            )
+            outcome = compile_region(worker, model, digest, build_options, plan, cache=self.cache)
+            if not outcome.built:
+                failures.append(f"{used}: {outcome.failure}")
+                continue
+            log.info(
+                "build: %s: %s %s, %.1f s%s",
+                region.name,
+                backend.name,
+                used,
+                outcome.seconds,
+                ", from cache" if outcome.cached else "",
+            )
+            notes = [f"{failure}; built in {used}" for failure in failures] + ["from cache"] * outcome.cached
+            fingerprint = Fingerprint(
+                backend.name, worker.version, used, region.digest, self.options.capabilities if backend.device == "gpu" else ()
+            )
+            _write_fingerprint(folder / f"{backend.name}.json", fingerprint)
+            return Engine(
+                region.name,
+                plan,
+                artifacts.sha256_file(plan),
+                plan.stat().st_size,
+                outcome.seconds,
+                fingerprint,
+                note="; ".join(notes),
+            )
+        return "; ".join(failures)

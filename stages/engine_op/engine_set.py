@@ -1,0 +1,160 @@
+"""The plans of one EngineCall kernel: which can run here, and which fits a call's shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.artifacts import sha256_file
+from stages.engine_op.engines import Allocate, Engine, TensorView
+from stages.engine_op.interface import Interface, Plan
+from stages.engine_op.ort_engine import OrtEngine
+from stages.engine_op.reasons import CannotRun, Reason
+from stages.engine_op.registry import Key, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    plan: Plan
+    source: bytes
+    """The `plans` input: a path, or the plan itself."""
+
+
+class EngineSet:
+    """Loads plans in order of preference, the second only when a call's shapes need it. Thread-safe."""
+
+    def __init__(self, interface: Interface, sources: Sequence[bytes], device: str, registry: Registry) -> None:
+        """Load the first plan that can run on `device` (`cpu` or `gpu:<ordinal>`).
+
+        Raises:
+            CannotRun: none can. The reason is the first plan's that was for this device.
+        """
+        if len(sources) != len(interface.plans):
+            raise CannotRun(Reason.MISMATCH, f"{len(sources)} plans for {len(interface.plans)} in the interface")
+        self._interface = interface
+        self._device = device
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._loaded: dict[Key, Engine | CannotRun] = {}
+        self._outputs = tuple(port.binding or "" for port in interface.outputs)
+        self._candidates = tuple(
+            _Candidate(plan, source)
+            for plan, source in zip(interface.plans, sources, strict=True)
+            if plan.device == device.partition(":")[0]
+        )
+        if not self._candidates:
+            reason = Reason.NO_GPU if interface.plans and device == "cpu" else Reason.NO_PLAN
+            raise CannotRun(reason, f"its plans are for {', '.join(p.backend for p in interface.plans) or 'nothing'}")
+        refusals = []
+        for candidate in self._candidates:
+            try:
+                self._engine(candidate)
+            except CannotRun as refusal:
+                refusals.append(refusal)
+            else:
+                return
+        raise refusals[0]
+
+    def run(self, inputs: Sequence[TensorView], allocate: Allocate) -> None:
+        """Compute the outputs with the first plan that takes the inputs' shapes.
+
+        Args:
+            inputs: in the interface's order.
+
+        Raises:
+            CannotRun: no plan takes these shapes, or the engine failed.
+        """
+        if len(inputs) != len(self._interface.inputs):
+            raise CannotRun(Reason.MISMATCH, f"{len(inputs)} inputs for {len(self._interface.inputs)} in the interface")
+        bound = {
+            port.binding: view
+            for port, view in zip(self._interface.inputs, inputs, strict=True)
+            if port.binding is not None
+        }
+        refusal: CannotRun | None = None
+        for candidate in self._candidates:
+            if not _fits(candidate.plan, bound):
+                shapes = ", ".join(f"{name} {view.shape}" for name, view in bound.items())
+                refusal = refusal or CannotRun(Reason.PROFILE, shapes)
+                continue
+            try:
+                engine = self._engine(candidate)
+            except CannotRun as error:
+                refusal = refusal or error
+                continue
+            engine.run(bound, self._outputs, allocate)
+            return
+        assert refusal is not None, "an engine set has a candidate"
+        raise refusal
+
+    def close(self) -> None:
+        """Release the engines. Nothing may run any more."""
+        with self._lock:
+            loaded, self._loaded = self._loaded, {}
+        for key, engine in loaded.items():
+            if not isinstance(engine, CannotRun):
+                self._registry.release(key)
+
+    def _engine(self, candidate: _Candidate) -> Engine:
+        key = (candidate.plan.sha256, self._device)
+        engine = self._loaded.get(key)
+        if engine is None:
+            # Only a call that needs a plan for the first time waits here; the others have found theirs above.
+            with self._lock:
+                engine = self._loaded.get(key)
+                if engine is None:
+                    try:
+                        engine = self._registry.acquire(key, lambda: self._load(candidate))
+                    except CannotRun as refusal:
+                        engine = refusal
+                    self._loaded[key] = engine
+        if isinstance(engine, CannotRun):
+            raise CannotRun(engine.reason, engine.detail)
+        return engine
+
+    def _load(self, candidate: _Candidate) -> Engine:
+        plan = candidate.plan
+        if plan.backend != "onnxruntime":
+            raise CannotRun(Reason.NO_BACKEND, f"{plan.backend} can't run on {self._device} here")
+        engine = OrtEngine(_checked(plan, candidate.source, self._interface.storage))
+        dtypes = {port.binding: port.dtype for port in self._interface.inputs}
+        for name, dtype in engine.inputs.items():
+            if dtypes.get(name) != dtype.name:
+                raise CannotRun(
+                    Reason.MISMATCH, f"the plan wants {name} as {dtype.name}, the op has {dtypes.get(name)}"
+                )
+        for port in self._interface.outputs:
+            if port.binding not in engine.outputs or engine.outputs[port.binding].name != port.dtype:
+                raise CannotRun(Reason.MISMATCH, f"the plan has no {port.dtype} output {port.binding}")
+        return engine
+
+
+def _checked(plan: Plan, source: bytes, storage: str) -> str | bytes:
+    """The plan as a session takes it, after its bytes were found to be those that the interface names."""
+    if storage == "embedded":
+        found, where = hashlib.sha256(source).hexdigest(), "embedded plan"
+    else:
+        where = source.decode(errors="surrogateescape")
+        try:
+            found = sha256_file(Path(where))
+        except OSError as error:
+            raise CannotRun(Reason.PLAN_MISSING, f"{where}: {error.strerror}") from error
+    if found != plan.sha256:
+        raise CannotRun(Reason.PLAN_DAMAGED, f"{where}: SHA-256 is {found}, not {plan.sha256}")
+    return source if storage == "embedded" else where
+
+
+def _fits(plan: Plan, inputs: dict[str, TensorView]) -> bool:
+    """Whether one of the plan's profiles takes these shapes; a plan without profiles takes any."""
+    return not plan.profiles or any(
+        all(
+            name in inputs
+            and len(inputs[name].shape) == len(low)
+            and all(a <= size <= b for a, size, b in zip(low, inputs[name].shape, high, strict=True))
+            for name, low, _, high in profile
+        )
+        for profile in plan.profiles
+    )

@@ -1,0 +1,35 @@
+"""Stage 2: the largest candidate regions of a frozen graph, as ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stages import artifacts
+from stages.artifacts import FrozenGraph, OnnxExport
+from stages.candidates import DEFAULT_MIN_REGION, Candidates
+from stages.graph import Graph
+
+
+def export(
+    frozen: FrozenGraph, out: Path, *, keep_in_tf: Sequence[str] = (), min_region: int = DEFAULT_MIN_REGION
+) -> OnnxExport:
+    """Export what tf2onnx can translate, in the largest convex regions; a fully translatable graph is one ONNX model.
+
+    Args:
+        frozen: the graph; a node's dtype, rank and statefulness decide whether it may be a candidate.
+        out: folder to write, with `regions/<name>/model.onnx`.
+        keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
+        min_region: smallest number of computing ops that make a region.
+
+    Raises:
+        ArtifactError: `out` exists or can't be written.
+        SplitError: the graph has a cycle.
+        ExportError: the installed tf2onnx is not one that GraftRT knows.
+    """
+    graph = Graph(frozen)
+    with artifacts.write_folder(out) as folder:
+        candidates = Candidates(graph, folder / "regions", keep_in_tf=keep_in_tf, min_region=min_region)
+        regions = tuple(candidates.settle())
+        artifacts.save(OnnxExport(folder, frozen, regions, candidates.left(regions)), folder)
+    return artifacts.load(OnnxExport, out)

@@ -1,0 +1,194 @@
+"""The verdict on one candidate region: does TensorRT take it, does it build, is it right?
+
+A refusal is traced back to the TensorFlow ops behind it. Where nothing is named (a crash, a build failure, a wrong
+result) the culprit is found by bisection over prefixes of the region in topological order.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from stages import translate
+from stages.artifacts import Reason, Region
+from stages.backends.base import BuildOptions
+from stages.backends.base import Refusal as NodeRefusal
+from stages.backends.isolated import Worker
+from stages.candidates import Candidates, bisect
+from stages.compare import Array, Difference, difference, worst
+from stages.enginecache import EngineCache, compile_region
+from stages.errors import VerifyError
+from stages.execute import run_model
+from stages.profiles import ProfileMaker, onnx_inputs
+from stages.reference import Reference
+from stages.regions import cut
+from stages.screen import Refusal
+
+log = logging.getLogger(__name__)
+
+_NAMED_IN_BUILD = 3
+"""A build failure that names more ops than this names none: it quotes a fused layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Accepted, with profiles and error filled in; or the ops to return to TensorFlow."""
+
+    region: Region
+    refused: dict[int, Refusal]
+
+
+class Judge:
+    """Decides on regions, one after the other; remembers TensorFlow's values between calls.
+
+    Args:
+        samples: inputs by tensor name; every region is compared with TensorFlow on each of them.
+        tolerance: largest relative error of a region.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        reference: Reference,
+        maker: ProfileMaker,
+        worker: Worker,
+        *,
+        samples: Sequence[Mapping[str, Array]],
+        tolerance: float,
+        options: BuildOptions,
+        cache: EngineCache | None,
+    ) -> None:
+        self._candidates = candidates
+        self._graph = candidates.graph
+        self._reference = reference
+        self._maker = maker
+        self._worker = worker
+        self._samples = samples
+        self._tolerance = tolerance
+        self._options = options
+        self._cache = cache
+        self._values: list[dict[str, Array]] = [{} for _ in samples]
+
+    def judge(self, region: Region) -> Verdict:
+        """Check, build and verify a region.
+
+        Raises:
+            VerifyError: TensorFlow can't run the model on the samples.
+            BackendError: the back end is missing.
+        """
+        ops = tuple(self._graph.number[name] for name in region.ops)
+        refused = self._refused_by_parser(region, ops)
+        if not refused:
+            region, refused = self._refused_by_builder(region, ops)
+        if not refused:
+            error = self.error(region)
+            if error.why or not error.max_rel <= self._tolerance:
+                detail = error.why or f"relative error {error.max_rel:.1e}, allowed {self._tolerance:.0e}"
+                refused = self._bisect(ops, self._is_wrong, Reason.WRONG_RESULT, detail)
+            region = replace(region, max_abs_error=error.max_abs, max_rel_error=error.max_rel)
+        for i, (reason, detail) in refused.items():
+            log.info("%s: %s stays in TensorFlow: %s: %s", region.name, self._graph.nodes[i].name, reason.value, detail)
+        return Verdict(region, refused)
+
+    def error(self, region: Region) -> Difference:
+        """A region's ONNX model against TensorFlow, on every sample; the worst output counts."""
+        read = onnx_inputs(region)
+        wanted = [tensor.name for tensor in (*region.inputs, *region.outputs)]
+        differences: list[Difference] = []
+        for sample, values in zip(self._samples, self._values, strict=True):
+            missing = [name for name in wanted if name not in values]
+            if missing:
+                values.update(self._reference.run(missing, sample))
+            try:
+                results = run_model(region.model, {name: values[tensor.name] for name, tensor in read})
+            except VerifyError as failed:
+                return Difference(np.inf, np.inf, f"can't be verified: {failed.problem}")
+            named = [results[f"output_{i}"] for i in range(len(region.outputs))]
+            differences += [difference(values[t.name], got) for t, got in zip(region.outputs, named, strict=True)]
+        return worst(differences)
+
+    def _refused_by_parser(self, region: Region, ops: tuple[int, ...]) -> dict[int, Refusal]:
+        support = self._worker.check(region.model)
+        if support.accepted and not support.shape_inputs:
+            return {}
+        if support.shape_inputs:
+            ends = [int(name.removeprefix("input_")) for name in support.shape_inputs]
+            names = {region.inputs[i].name for i in ends}
+            refused: dict[int, Refusal] = {}
+            for i in ops:
+                for end in self._graph.nodes[i].inputs:
+                    if self._graph.tensor(*end).name in names:
+                        detail = (
+                            f"{self._graph.tensor(*end).name} decides shapes and would have to be known to the engine"
+                        )
+                        refused[i] = (Reason.SHAPE_TENSOR, detail)
+            return refused
+        refused = self._traced(region, ops, support.refusals)
+        if refused:
+            return refused
+        words = support.failure or "; ".join(refusal.message for refusal in support.refusals)
+        return self._bisect(ops, self._is_refused, Reason.REFUSED, words)
+
+    def _traced(self, region: Region, ops: Sequence[int], refusals: Sequence[NodeRefusal]) -> dict[int, Refusal]:
+        """The TensorFlow ops behind refused ONNX nodes."""
+        origins = _origins(region)
+        found: dict[int, Refusal] = {}
+        for refusal in refusals:
+            detail = f"{refusal.op_type}: {refusal.message}" if refusal.op_type else refusal.message
+            for i in self._candidates.members(origins.get(refusal.node, ()), ops):
+                found.setdefault(i, (Reason.REFUSED, detail))
+        return found
+
+    def _refused_by_builder(self, region: Region, ops: tuple[int, ...]) -> tuple[Region, dict[int, Refusal]]:
+        region = replace(region, profiles=self._maker.profiles(region))
+        failure = self._build_failure(region)
+        if not failure:
+            return region, {}
+        origins = _origins(region)
+        named = {name for name in origins if re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])", failure)}
+        culprits = self._candidates.members({op for name in named for op in origins[name]}, ops)
+        if 0 < len(culprits) <= min(_NAMED_IN_BUILD, len(ops) - 1):
+            return region, dict.fromkeys(culprits, (Reason.BUILD_FAILED, failure))
+        return region, self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
+
+    def _build_failure(self, region: Region) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            options = replace(self._options, profiles=region.profiles)
+            plan = Path(folder) / "plan"
+            outcome = compile_region(self._worker, region.model, region.digest, options, plan, cache=self._cache)
+            return "" if outcome.built else outcome.failure or "the build failed without a message"
+
+    def _bisect(
+        self, ops: Sequence[int], fails: Callable[[Sequence[int]], bool], reason: Reason, detail: str
+    ) -> dict[int, Refusal]:
+        return dict.fromkeys(bisect(ops, fails), (reason, detail))
+
+    def _part(self, ops: Sequence[int]) -> Region | None:
+        """A prefix of a region as a region of its own; None if it does not even export."""
+        return self._candidates.translate(cut(self._graph, ops)).region
+
+    def _is_refused(self, ops: Sequence[int]) -> bool:
+        part = self._part(ops)
+        return part is None or not self._worker.check(part.model).accepted
+
+    def _fails_to_build(self, ops: Sequence[int]) -> bool:
+        part = self._part(ops)
+        if part is None or not self._worker.check(part.model).accepted:
+            return True
+        return bool(self._build_failure(replace(part, profiles=self._maker.profiles(part))))
+
+    def _is_wrong(self, ops: Sequence[int]) -> bool:
+        part = self._part(ops)
+        return part is None or not self.error(part).max_rel <= self._tolerance
+
+
+def _origins(region: Region) -> dict[str, frozenset[str]]:
+    import onnx
+
+    return translate.origins_by_node(onnx.load(region.model, load_external_data=False), set(region.ops))

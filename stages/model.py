@@ -1,0 +1,110 @@
+"""A model that is open: its graph or traced function, its interface, and the errors of opening one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.artifacts import Source
+from stages.errors import ModelError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that is open: its graph, and how the signature names what goes in and out.
+
+    Attributes:
+        source: where it came from.
+        function: the traced signature, or None for a frozen .pb file.
+        graph_def: a .pb file's graph, else None.
+        inputs, outputs: tensors of the graph, as `op:0`; in order of their names, as SavedModel signatures have them,
+            and for a .pb file in the order given.
+        input_names, output_names: the signature's names for them.
+        owner: the object that the variables and tables belong to, None if unknown.
+        others: the owner's other signatures; a variable that they write is no constant.
+    """
+
+    source: Source
+    function: tf.types.experimental.ConcreteFunction | None
+    graph_def: tf.compat.v1.GraphDef | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    owner: object = None
+    others: tuple[tf.types.experimental.ConcreteFunction, ...] = ()
+
+
+def from_function(
+    function: tf.types.experimental.ConcreteFunction,
+    source: Source,
+    owner: object = None,
+    others: Sequence[tf.types.experimental.ConcreteFunction] = (),
+) -> Model:
+    """A concrete function as a model, its inputs and outputs named and ordered as a SavedModel would."""
+    captured = {id(tensor) for tensor in function.graph.internal_captures}
+    tensors = [tensor for tensor in function.inputs if id(tensor) not in captured]
+    keywords = [str(keyword) for keyword in getattr(function, "_arg_keywords", None) or ()]
+    if len(keywords) < len(tensors):
+        keywords = [tensor.op.name for tensor in tensors]
+    ins = sorted(zip(keywords, (tensor.name for tensor in tensors), strict=False))
+    outs = sorted(zip(_result_names(function), (tensor.name for tensor in function.outputs), strict=True))
+    if not outs:
+        raise ModelError(f"{function.graph.name}: returns nothing", "give a function that returns tensors")
+    return Model(
+        source,
+        function,
+        None,
+        tuple(tensor for _, tensor in ins),
+        tuple(tensor for _, tensor in outs),
+        tuple(name for name, _ in ins),
+        tuple(name for name, _ in outs),
+        owner,
+        tuple(others),
+    )
+
+
+def _result_names(function: tf.types.experimental.ConcreteFunction) -> list[str]:
+    """What a SavedModel calls the results: a mapping's keys (TensorFlow flattens them sorted), else `output_<i>`."""
+    results = function.structured_outputs
+    if hasattr(results, "_asdict"):
+        names = list(results._asdict())
+    elif isinstance(results, Mapping):
+        names = sorted(str(key) for key in results)
+    else:
+        names = []
+    count = len(function.outputs)
+    return names if len(names) == count else [f"output_{index}" for index in range(count)]
+
+
+def unreadable(path: Path, error: Exception, remedy: str) -> ModelError:
+    """The ModelError for a library's exception while reading `path`."""
+    text = first_line(error)
+    if "Op type not registered" in text or "not registered in" in text:
+        op = text.partition("Op type not registered")[2].partition("'")[2].partition("'")[0]
+        return ModelError(
+            f"{path}: uses the op {op or 'named below'}, which is not loaded: {text}",
+            "load its library first (tf.load_op_library, or import the package that brings it)",
+        )
+    if "MetaGraphDef" in text and "tags" in text:
+        return ModelError(f"{path}: {text}", "name the tags that it was saved with")
+    return ModelError(f"{path}: can't be read: {text or type(error).__name__}", remedy)
+
+
+def close_matches(name: str, known: Iterable[str]) -> str:
+    """`one of a, b` with the most similar names first, for a remedy."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:20]
+    return f"one of {', '.join(close)}" if close else "nothing: there are none"
+
+
+def first_line(error: Exception) -> str:
+    """An exception's message on one line, at most 300 characters."""
+    return re.sub(r"\s+", " ", str(error)).strip()[:300]

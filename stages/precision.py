@@ -1,0 +1,300 @@
+"""Writes a precision into an ONNX model: TensorRT's strongly typed networks compute in the types that the model states.
+
+Half precision follows TensorFlow's automatic mixed precision (`auto_mixed_precision_lists.h`): some ops gain from it,
+some follow their inputs, all others stay in float32. Ready-made converters round every float32 op's result to
+float16 at once, so that a float32 x² between two such ops overflows all the same; here float32 values stay float32
+from op to op, and a cast stands only where a half-precision op reads one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from stages.errors import BuildError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+
+def _ops(*names: str) -> frozenset[str]:
+    return frozenset(" ".join(names).split())
+
+
+_GAIN = _ops("Conv ConvTranspose MatMul Gemm Einsum LSTM GRU RNN")
+"""Tensor cores multiply in half precision and sum in float32."""
+_BOUNDED = _ops("Sigmoid HardSigmoid Tanh Softsign Erf")
+"""Within ±1, and flat where a large argument is coarse: safe in half precision even after a float32 op."""
+_FOLLOW = _ops(
+    # Half precision if all their float inputs are: elementwise and pooling ops…
+    "Add Sub Mul Div Neg Abs Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Gelu HardSwish Mish Clip Min Max",
+    "BatchNormalization MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMax ReduceMin",
+    # …and ops that move data.
+    "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements",
+    "Expand Tile Pad Where DepthToSpace SpaceToDepth Resize Softmax",
+)
+# Float32 are all others. The reasons, for those that models have most:
+#   ReduceSum, ReduceMean, ReduceL2, CumSum: a sum of 65,536 ones is infinite in float16;
+#   LayerNormalization, InstanceNormalization, LRN, Pow, Mul of a tensor with itself: x² overflows above 255;
+#   Exp, Log, Softplus, LogSoftmax, Reciprocal, Sqrt: results or arguments leave float16's range or lose its 10 bits;
+#   Range, TopK, ArgMax, comparisons, Cast, OneHot: indices and thresholds, where rounding changes the answer;
+#   Sin, Cos: a large angle is no longer one in float16;
+#   NonMaxSuppression, RoiAlign, GridSample: coordinates above 2,048 are no longer exact;
+#   QuantizeLinear, DequantizeLinear: scales.
+_LONGEST_SOFTMAX = 4096
+"""Above that length of the axis, or if it is open, the sum of a Softmax is taken in float32."""
+_DATA_INPUTS = {"Resize": 1, "Upsample": 1}
+"""How many leading inputs of an op take part; the others (scales) are float32 by ONNX's definition."""
+_LARGEST, _SMALLEST = 65504.0, 6.2e-5
+"""The largest finite and about the smallest normal float16."""
+
+
+def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """A model that computes in `precision`; inputs and outputs keep their names, dtypes and order.
+
+    `fp32` and `tf32` (a builder flag) return `model` itself. `fp16` returns a new one with its nodes in order and
+    their doc strings kept; constants beyond float16's range stay float32, and so do the ops that read them.
+
+    Args:
+        model: with its weights loaded (no external data).
+
+    Raises:
+        BuildError: the precision is unknown, or ONNX's type inference rejects the model.
+    """
+    if precision in ("fp32", "tf32"):
+        return model
+    if precision != "fp16":
+        raise BuildError(f"{precision}: is no precision", "name one of fp32, tf32, fp16")
+    types = _Types.of(model)
+    result = _without_weights(model)
+    result.graph.initializer.extend(model.graph.initializer)
+    _Scope(result.graph, types).rewrite()
+    return result
+
+
+@dataclass(slots=True)
+class _Types:
+    """Element type and shape of every named tensor, bodies of Loop and If included (names are unique in a model)."""
+
+    elements: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    scopes: int = 0
+
+    @staticmethod
+    def of(model: onnx.ModelProto) -> _Types:
+        import onnx
+
+        # Types do not depend on large weights, and shape inference serialises the model, which protobuf limits to 2 GB.
+        light = _without_weights(model)
+        for tensor in model.graph.initializer:
+            if len(tensor.raw_data) <= 1024:
+                light.graph.initializer.append(tensor)
+            else:
+                light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        try:
+            inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+        except (onnx.shape_inference.InferenceError, ValueError) as error:
+            raise BuildError(f"fp16: ONNX's type inference rejects the model: {error}", "convert in fp32") from error
+        types = _Types()
+        types._collect(inferred.graph)
+        return types
+
+    def _collect(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.elements[tensor.name] = tensor.data_type
+        for info in (*graph.input, *graph.value_info, *graph.output):
+            kind = info.type.tensor_type
+            if not kind.elem_type:
+                continue
+            self.elements[info.name] = kind.elem_type
+            if kind.HasField("shape"):
+                dims = kind.shape.dim
+                self.lengths[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+        for node in graph.node:
+            for body in _bodies(node):
+                self._collect(body)
+
+
+class _Scope:
+    """One graph while it is rewritten. A tensor keeps its name in float32; its float16 form has a suffix.
+
+    The body of a Loop or If is a scope of its own, with a suffix of its own since names are unique in a model: its
+    inputs, outputs and what it reads from around it are float32.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, types: _Types) -> None:
+        types.scopes += 1
+        self.suffix = "__fp16" if types.scopes == 1 else f"__fp16_{types.scopes}"
+        self.graph = graph
+        self.types = types
+        self.nodes: list[onnx.NodeProto] = []
+        self.halves: set[str] = set()
+        """Tensors whose float16 form exists."""
+        self.fulls: set[str] = set()
+        """Tensors, produced in float16, whose float32 form exists too."""
+        self.produced_half: set[str] = set()
+        self.sticky: set[str] = set()
+        """Tensors produced by ops that had to stay in float32: ops that follow stay with them."""
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.name == "value":
+                    self.constants[node.output[0]] = attribute.t
+        self.beyond = {name for name, tensor in self.constants.items() if self._float(name) and _out_of_range(tensor)}
+
+    def rewrite(self) -> None:
+        originals = list(self.graph.node)
+        for node in originals:
+            if self._goes_half(node):
+                self._emit_half(node)
+            else:
+                self._emit_full(node)
+        for output in self.graph.output:
+            self._need_full(output.name, "")
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        self._drop_unread_constants()
+        # Stale: they name types from before, and TensorRT and ONNX Runtime infer their own.
+        del self.graph.value_info[:]
+
+    def _float(self, name: str) -> bool:
+        import onnx
+
+        return self.types.elements.get(name) == onnx.TensorProto.FLOAT
+
+    def _floats(self, node: onnx.NodeProto) -> list[str]:
+        """The float32 inputs that take part in the op's type."""
+        return [name for name in node.input[: _DATA_INPUTS.get(node.op_type)] if name and self._float(name)]
+
+    def _goes_half(self, node: onnx.NodeProto) -> bool:
+        floats = self._floats(node)
+        known = all(name in self.types.elements for name in (*node.input, *node.output) if name)
+        if node.domain not in ("", "ai.onnx") or not floats or not known or self.beyond.intersection(floats):
+            return False
+        if node.op_type in _GAIN | _BOUNDED:
+            return True
+        if node.op_type not in _FOLLOW or self.sticky.intersection(floats):
+            return False
+        if node.op_type == "Mul" and node.input[0] == node.input[1]:
+            return False
+        return node.op_type != "Softmax" or self._softmax_is_short(node)
+
+    def _softmax_is_short(self, node: onnx.NodeProto) -> bool:
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
+        lengths = self.types.lengths.get(node.input[0], ())
+        length = lengths[axis] if -len(lengths) <= axis < len(lengths) else None
+        return length is not None and length <= _LONGEST_SOFTMAX
+
+    def _emit_half(self, node: onnx.NodeProto) -> None:
+        for index, name in enumerate(node.input):
+            if not name or not self._float(name):
+                continue
+            if index < _DATA_INPUTS.get(node.op_type, len(node.input)):
+                node.input[index] = self._need_half(name, node.doc_string)
+            else:
+                self._need_full(name, node.doc_string)
+        for index, name in enumerate(node.output):
+            if name and self._float(name):
+                self.produced_half.add(name)
+                self.halves.add(name)
+                node.output[index] = name + self.suffix
+        self.nodes.append(node)
+
+    def _emit_full(self, node: onnx.NodeProto) -> None:
+        for body in _bodies(node):
+            for name in _captured(body):
+                self._need_full(name, node.doc_string)
+            _Scope(body, self.types).rewrite()
+        for name in node.input:
+            self._need_full(name, node.doc_string)
+        if node.op_type != "Constant":
+            self.sticky.update(name for name in node.output if self._float(name))
+        self.nodes.append(node)
+
+    def _need_half(self, name: str, doc_string: str) -> str:
+        import onnx
+
+        half = name + self.suffix
+        if name not in self.halves:
+            self.halves.add(name)
+            if name in self.constants:
+                values = onnx.numpy_helper.to_array(self.constants[name]).astype("float16")
+                self.graph.initializer.append(onnx.numpy_helper.from_array(values, half))
+            else:
+                self._cast(name, half, onnx.TensorProto.FLOAT16, doc_string)
+        return half
+
+    def _need_full(self, name: str, doc_string: str) -> None:
+        import onnx
+
+        if name in self.produced_half and name not in self.fulls:
+            self.fulls.add(name)
+            self._cast(name + self.suffix, name, onnx.TensorProto.FLOAT, doc_string)
+
+    def _cast(self, source: str, target: str, to: int, doc_string: str) -> None:
+        import onnx
+
+        node = onnx.helper.make_node("Cast", [source], [target], f"{target}/cast", doc_string, to=to)
+        self.nodes.append(node)
+
+    def _drop_unread_constants(self) -> None:
+        read = {name for node in self.graph.node for name in node.input}
+        read.update(name for node in self.graph.node for body in _bodies(node) for name in _captured(body))
+        read.update(output.name for output in self.graph.output)
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The subgraphs of a Loop, If or Scan."""
+    return [
+        body for attribute in node.attribute for body in (attribute.g, *attribute.graphs) if body.node or body.output
+    ]
+
+
+def _captured(body: onnx.GraphProto) -> set[str]:
+    """Names that a body may read from around it: a superset, which includes its own."""
+    names = {name for node in body.node for name in node.input} | {output.name for output in body.output}
+    for node in body.node:
+        for inner in _bodies(node):
+            names |= _captured(inner)
+    return names
+
+
+def _out_of_range(tensor: onnx.TensorProto) -> bool:
+    """Whether a float32 constant overflows in float16, or is one number, such as an epsilon, that vanishes there."""
+    import numpy as np
+    import onnx
+
+    values: np.ndarray = abs(onnx.numpy_helper.to_array(tensor))
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return False
+    return bool(finite.max() > _LARGEST or (values.size == 1 and 0 < finite.max() < _SMALLEST))
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of all but the initializers of the main graph."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    _copy_fields(model, copy, "graph")
+    _copy_fields(model.graph, copy.graph, "initializer")
+    return copy
+
+
+def _copy_fields(
+    source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, omit: str
+) -> None:
+    for descriptor, value in source.ListFields():
+        if descriptor.name == omit:
+            continue
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+            getattr(target, descriptor.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)

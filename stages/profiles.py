@@ -1,0 +1,92 @@
+"""Shape profiles of regions: what sizes their inputs take when the model's own inputs take theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages import samples
+from stages.artifacts import Profile, Region, ShapeRange, Tensor
+from stages.graph import Graph
+from stages.reference import Reference
+from stages.samples import SizeRange, Sizes
+
+_MARGIN = 2
+"""How much larger than observed an axis may be that does not follow the batch size."""
+
+
+class ProfileMaker:
+    """Profiles for regions, from the model's size ranges; TensorFlow is run only for regions inside the graph whose
+    inputs have open axes.
+
+    Args:
+        ranges: the profiles of the whole model.
+    """
+
+    def __init__(self, graph: Graph, reference: Reference, ranges: Sequence[SizeRange]) -> None:
+        self._graph = graph
+        self._reference = reference
+        self.ranges = tuple(ranges)
+        self._observed: dict[Sizes, dict[str, tuple[int, ...]]] = {}
+
+    def profiles(self, region: Region) -> tuple[Profile, ...]:
+        """One profile of the region for each of the model's, for the inputs that its ONNX model reads.
+
+        Raises:
+            VerifyError: TensorFlow can't run the model at one of the sizes.
+        """
+        read = onnx_inputs(region)
+        observed = [tensor for _, tensor in read if self._must_observe(tensor)]
+        result = []
+        for size in self.ranges:
+            points = (size.minimum, size.optimum, size.maximum)
+            shapes = [self._shapes(point, observed) for point in points]
+            result.append(tuple(self._range(name, tensor, points, shapes) for name, tensor in read))
+        return tuple(dict.fromkeys(result))
+
+    def _must_observe(self, tensor: Tensor) -> bool:
+        return None in (tensor.shape or ()) and all(tensor.name != t.name for t in self._graph.frozen.inputs)
+
+    def _shapes(self, point: Sizes, observed: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
+        frozen = self._graph.frozen
+        known = self._observed.setdefault(
+            point, {tensor.name: shape for tensor, shape in zip(frozen.inputs, point.shapes, strict=True)}
+        )
+        missing = [tensor.name for tensor in observed if tensor.name not in known]
+        if missing:
+            values = self._reference.run(missing, samples.draw(frozen, point, seed=0))
+            known.update({name: value.shape for name, value in values.items()})
+        return known
+
+    def _range(
+        self, name: str, tensor: Tensor, points: Sequence[Sizes], shapes: Sequence[dict[str, tuple[int, ...]]]
+    ) -> ShapeRange:
+        if None not in (tensor.shape or ()):
+            static = tuple(axis for axis in tensor.shape or () if axis is not None)
+            return ShapeRange(name, static, static, static)
+        low, usual, high = (shape[tensor.name] for shape in shapes)
+        if not self._must_observe(tensor):
+            return ShapeRange(name, low, usual, high)
+        axes = [
+            observed if declared is not None else _widened(observed, points)
+            for declared, observed in zip(tensor.shape or (), zip(low, usual, high, strict=True), strict=True)
+        ]
+        return ShapeRange(name, *(tuple(axis[p] for axis in axes) for p in range(3)))
+
+
+def _widened(axis: tuple[int, int, int], points: Sequence[Sizes]) -> tuple[int, int, int]:
+    """An open axis that grows in step with an axis of the model's inputs stays as observed; any other depends on the
+    data, so it may be smaller and larger another time."""
+    for columns in zip(*(point.shapes for point in points), strict=True):
+        for sizes in zip(*columns, strict=True):
+            if len(set(sizes)) > 1 and all(a * sizes[0] == s * axis[0] for s, a in zip(sizes, axis, strict=True)):
+                return axis
+    return min(1, *axis), max(1, axis[1]), max(1, *axis) * _MARGIN
+
+
+def onnx_inputs(region: Region) -> list[tuple[str, Tensor]]:
+    """The ONNX inputs of a region that its model has, each with the boundary tensor that feeds it."""
+    import onnx
+
+    present = {value.name for value in onnx.load(region.model, load_external_data=False).graph.input}
+    named = [(f"input_{i}", tensor) for i, tensor in enumerate(region.inputs)]
+    return [(name, tensor) for name, tensor in named if name in present]

@@ -1,0 +1,179 @@
+"""Inputs to run a model on: given by the user, or drawn from shapes and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.artifacts import FrozenGraph, Shape, ShapeRange, Tensor
+from stages.compare import Array
+from stages.errors import SplitError
+
+DEFAULT_BATCHES = (1, 8, 32)
+"""Smallest, usual and largest size of an open first axis where the user gives no shapes."""
+SECOND_BATCH = 3
+WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of every graph input at one point: `shapes[i]` belongs to `FrozenGraph.inputs[i]`."""
+
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRange:
+    """One profile of the whole model."""
+
+    minimum: Sizes
+    optimum: Sizes
+    maximum: Sizes
+
+
+def size_ranges(frozen: FrozenGraph, given: Sequence[ShapeRange]) -> tuple[SizeRange, ...]:
+    """The profiles of the model's inputs.
+
+    Args:
+        given: ranges for inputs by tensor name, node name or signature keyword; an input that is given n times has n
+            profiles, and one that is given once has that range in all of them.
+
+    Raises:
+        SplitError: an unknown input; a range that contradicts the model's shape; an open axis other than the first
+            without a range; differing numbers of ranges.
+    """
+    by_input: dict[int, list[ShapeRange]] = {}
+    for entry in given:
+        by_input.setdefault(_position(frozen, entry.input), []).append(entry)
+    count = max((len(entries) for entries in by_input.values()), default=1)
+    columns: list[list[tuple[tuple[int, ...], ...]]] = []
+    for i, tensor in enumerate(frozen.inputs):
+        entries = by_input.get(i, [])
+        if len(entries) not in (0, 1, count):
+            raise SplitError(
+                f"input {frozen.input_names[i]}: {len(entries)} shape ranges, but another input has {count}",
+                "give each input one range, or as many as the others",
+            )
+        rows = [_checked(tensor, frozen.input_names[i], entry) for entry in entries] or [
+            _default(tensor, frozen.input_names[i])
+        ]
+        columns.append(rows if len(rows) == count else rows * count)
+    return tuple(
+        SizeRange(*(Sizes(tuple(column[n][point] for column in columns)) for point in range(3))) for n in range(count)
+    )
+
+
+def draw(frozen: FrozenGraph, sizes: Sizes, seed: int) -> dict[str, Array]:
+    """Random values for every input, by tensor name: floats uniform in [0, 1), integers 0 or 1 (both are valid indices
+    into almost anything), strings from a few words."""
+    rng = np.random.default_rng(seed)
+    return {
+        tensor.name: _draw(rng, tensor.dtype, shape) for tensor, shape in zip(frozen.inputs, sizes.shapes, strict=True)
+    }
+
+
+def verification_samples(frozen: FrozenGraph, ranges: Sequence[SizeRange], path: Path | None) -> list[dict[str, Array]]:
+    """What regions are compared on: the user's samples, and random inputs at two sizes where any axis is open."""
+    smallest, largest = ranges[0].minimum, ranges[-1].maximum
+    between = Sizes(
+        tuple(
+            tuple(min(max(SECOND_BATCH, a), b) if a != b else a for a, b in zip(low, high, strict=True))
+            for low, high in zip(smallest.shapes, largest.shapes, strict=True)
+        )
+    )
+    drawn = [draw(frozen, sizes, seed) for seed, sizes in enumerate(dict.fromkeys((smallest, between)))]
+    return (read(frozen, path) if path else []) + drawn
+
+
+def read(frozen: FrozenGraph, path: Path) -> list[dict[str, Array]]:
+    """Samples from an `.npz` file with one array for each input, named by the signature's keyword: one sample a file.
+
+    Raises:
+        SplitError: no such file, a missing or unknown name, a wrong dtype or shape, NaN.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise SplitError(
+            f"samples {path}: can't be read: {error}", "write it with numpy.savez(path, input=array)"
+        ) from error
+    return [check(frozen, arrays)]
+
+
+def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """One sample, keyed by signature keyword or tensor name, as a dict by tensor name; strings become object arrays.
+
+    Raises:
+        SplitError: a missing or unknown name, a wrong dtype or shape, NaN.
+    """
+    result: dict[str, Array] = {}
+    for name, array in arrays.items():
+        tensor = frozen.inputs[_position(frozen, name)]
+        if tensor.dtype == "string":
+            array = array.astype(object)  # noqa: PLW2901
+        elif array.dtype.name != tensor.dtype:
+            raise SplitError(f"sample {name}: dtype {array.dtype.name}", f"the model's input is {tensor.dtype}")
+        if not _fits(array.shape, tensor.shape):
+            raise SplitError(f"sample {name}: shape {array.shape}", f"the model's input is {_text(tensor.shape)}")
+        if array.dtype.kind in "fc" and np.isnan(array).any():
+            raise SplitError(f"sample {name}: contains NaN", "give samples without NaN")
+        result[tensor.name] = array
+    missing = [n for n, t in zip(frozen.input_names, frozen.inputs, strict=True) if t.name not in result]
+    if missing:
+        raise SplitError(f"samples: no array for input {', '.join(missing)}", "add it to the samples")
+    return result
+
+
+def _position(frozen: FrozenGraph, name: str) -> int:
+    for i, tensor in enumerate(frozen.inputs):
+        if name in (frozen.input_names[i], tensor.name, tensor.name.split(":")[0]):
+            return i
+    raise SplitError(f"{name}: the model has no such input", f"its inputs are {', '.join(frozen.input_names)}")
+
+
+def _default(tensor: Tensor, keyword: str) -> tuple[tuple[int, ...], ...]:
+    if tensor.shape is None or None in tensor.shape[1:]:
+        raise SplitError(
+            f"input {keyword}: shape {_text(tensor.shape)} is open and has no range", f"--shape {keyword}=MIN,OPT,MAX"
+        )
+    return tuple(tuple(batch if axis is None else axis for axis in tensor.shape) for batch in DEFAULT_BATCHES)
+
+
+def _checked(tensor: Tensor, keyword: str, entry: ShapeRange) -> tuple[tuple[int, ...], ...]:
+    points = (entry.minimum, entry.optimum, entry.maximum)
+    text = ",".join("x".join(map(str, point)) for point in points)
+    if not all(_fits(point, tensor.shape) for point in points):
+        raise SplitError(
+            f"input {keyword}: range {text} does not fit its shape {_text(tensor.shape)}", "correct --shape"
+        )
+    if any(not low <= usual <= high for low, usual, high in zip(*points, strict=True)):
+        raise SplitError(f"input {keyword}: range {text} is not in order", "give it as MIN,OPT,MAX")
+    return points
+
+
+def _fits(shape: Sequence[int], pattern: Shape | None) -> bool:
+    return pattern is None or (
+        len(shape) == len(pattern) and all(p is None or p == s for s, p in zip(shape, pattern, strict=True))
+    )
+
+
+def _text(shape: Shape | None) -> str:
+    return "?" if shape is None else "(" + ", ".join("?" if axis is None else str(axis) for axis in shape) + ")"
+
+
+def _draw(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:
+    import tensorflow as tf
+
+    if dtype == "string":
+        return rng.choice(np.array(WORDS, object), shape)
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    kind = tf.as_dtype(dtype)
+    if kind.is_integer:
+        high = 256 if kind.size == 1 and kind.is_unsigned else 2
+        return rng.integers(0, high, shape).astype(kind.as_numpy_dtype)
+    return rng.random(shape).astype(kind.as_numpy_dtype)

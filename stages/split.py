@@ -1,0 +1,131 @@
+"""Stage 3: the regions that TensorRT takes, found by asking it.
+
+Every candidate is checked by TensorRT's parser, built, and compared with TensorFlow. An op that stands in the way
+returns to TensorFlow; what is left is clustered again, and only changed regions are exported again, until all pass.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stages import artifacts, samples
+from stages.artifacts import OnnxExport, Partition, Region, ShapeRange
+from stages.backends.base import BuildOptions
+from stages.backends.isolated import Worker
+from stages.candidates import DEFAULT_MIN_REGION, Candidates
+from stages.compare import TOLERANCES
+from stages.enginecache import EngineCache
+from stages.graph import Graph
+from stages.judge import Judge
+from stages.profiles import ProfileMaker
+from stages.reference import Reference
+
+log = logging.getLogger(__name__)
+
+REGION_SLACK = 10
+"""A region may be this many times further from TensorFlow than the whole model may: what is sought here is wrong
+translations, not rounding; the whole model is compared at the end with the tolerance that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """How to split.
+
+    Attributes:
+        backend: the TensorRT to ask, `tensorrt` or `tensorrt_rtx` (or `onnxruntime`, where neither is there).
+        shapes: sizes of the model's inputs, by input, one entry per input and profile.
+        samples: real inputs, as an `.npz` file with one array per input; random ones are drawn besides.
+        keep_in_tf: op types, node names or patterns that stay in TensorFlow.
+        min_region: smallest number of computing ops that make a region.
+        workspace_mib: builder memory in MiB.
+        capabilities: compute capabilities to build for, as `8.6`.
+        time_limit_seconds: for one support query or build.
+        cache: keep and reuse built engines in the user's cache folder.
+    """
+
+    backend: str = "tensorrt_rtx"
+    shapes: tuple[ShapeRange, ...] = ()
+    samples: Path | None = None
+    keep_in_tf: tuple[str, ...] = ()
+    min_region: int = DEFAULT_MIN_REGION
+    workspace_mib: int | None = None
+    capabilities: tuple[str, ...] = ()
+    time_limit_seconds: float = 600.0
+    cache: bool = True
+
+
+def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
+    """Split a graph into what TensorRT runs and what TensorFlow runs.
+
+    Raises:
+        ArtifactError: `out` exists or can't be written.
+        SplitError: a shape range is missing or wrong; samples don't fit the model.
+        VerifyError: TensorFlow can't run the model on the samples.
+        BackendError: the back end is missing.
+    """
+    graph = Graph(export.frozen)
+    ranges = samples.size_ranges(export.frozen, options.shapes)
+    with (
+        artifacts.write_folder(out) as folder,
+        Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
+    ):
+        tried = folder / "tried"
+        candidates = Candidates(graph, tried, keep_in_tf=options.keep_in_tf, min_region=options.min_region)
+        for region in export.candidates:
+            candidates.remember(region)
+        reference = Reference(graph)
+        judge = Judge(
+            candidates,
+            reference,
+            ProfileMaker(graph, reference, ranges),
+            worker,
+            samples=samples.verification_samples(export.frozen, ranges, options.samples),
+            tolerance=REGION_SLACK * TOLERANCES["fp32"],
+            options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),
+            cache=EngineCache() if options.cache else None,
+        )
+        accepted = _settle(candidates, judge)
+        reference.close()
+        regions = tuple(_adopt(region, f"region_{n}", folder / "regions") for n, region in enumerate(accepted))
+        shutil.rmtree(tried, ignore_errors=True)
+        left = candidates.left(regions)
+        partition = Partition(folder, export.frozen, options.backend, regions, left, len(graph.computing()))
+        artifacts.save(partition, folder)
+    return artifacts.load(Partition, out)
+
+
+def _settle(candidates: Candidates, judge: Judge) -> list[Region]:
+    """Evict what is refused until every region is accepted."""
+    accepted: dict[tuple[str, ...], Region] = {}
+    while True:
+        regions = candidates.settle()
+        refused = False
+        for region in regions:
+            if region.ops in accepted:
+                continue
+            verdict = judge.judge(region)
+            if verdict.refused:
+                candidates.evict(verdict.refused)
+                refused = True
+            else:
+                accepted[region.ops] = verdict.region
+        if not refused:
+            return [accepted[region.ops] for region in regions]
+
+
+def _adopt(region: Region, name: str, folder: Path) -> Region:
+    """Move or link a region's model to where the partition keeps it."""
+    source = region.model.parent
+    target = folder / name
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        # Models are large and never changed: a hard link costs nothing, where the file system has them.
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copy2(file, target / file.name)
+    return replace(region, name=name, model=target / region.model.name)

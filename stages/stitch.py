@@ -1,0 +1,166 @@
+"""Stage 5: engine-call ops in the original graph, saved as a model like the one that came in."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages import artifacts, sources
+from stages.artifacts import EngineSet, StitchedGraph, load_weight
+from stages.errors import StitchError
+from stages.graph import Graph
+from stages.stitching import PlanSource, StitchedDef, stitch_graph
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_LIMIT_BYTES = 1 << 30
+"""A GraphDef with more bytes of plans and weights inside is refused: it would cost several times that in memory."""
+
+
+def stitch(engines: EngineSet, out: Path, *, on_failure: str = "native") -> StitchedGraph:
+    """Put one EngineCall per region into the graph and save it in `out/saved_model`.
+
+    It has the signature's names, dtypes, shapes and tags. A model that came as a frozen `.pb` is also written as
+    `out/model.pb`, its engines embedded.
+
+    Weights above 1 MiB stay variables, plans are assets. Other signatures of a SavedModel stay as they are.
+
+    Args:
+        on_failure: what the op does when no engine can run: `native` (TensorFlow's ops run, counted and logged) or
+            `fail` (the call raises).
+
+    Raises:
+        ArtifactError: `out` exists or can't be written.
+        StitchError: `on_failure` is neither.
+        ModelError: the original model is needed for its tables or signatures and is gone.
+        EngineOpError: the op can't be compiled or loaded.
+    """
+    if on_failure not in ("native", "fail"):
+        raise StitchError(f"on_failure {on_failure!r}", "choose native or fail")
+    from stages import engine_op
+
+    engine_op.load()
+    graph = Graph(engines.partition.frozen)
+    with artifacts.write_folder(out) as folder:
+        _save_model(graph, engines, folder, on_failure)
+        if graph.frozen.source.kind == "graph_def":
+            _save_graph_def(graph, engines, folder / "model.pb", on_failure)
+        artifacts.save(StitchedGraph(folder, engines, graph.frozen.source.signature), folder)
+    return artifacts.load(StitchedGraph, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the stitched function refers to; a tf.Module that is saved must own them."""
+
+    variables: Mapping[str, tf.Variable]
+    plans: Mapping[str, tf.saved_model.Asset]
+    captured: Mapping[str, tf.Tensor]
+
+
+def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str) -> None:
+    import tensorflow as tf
+
+    frozen = graph.frozen
+    staged = folder / "plans"
+    staged.mkdir()
+    source = _reopened(graph)
+    stitched = stitch_graph(graph, engines, PlanSource.FILE, on_failure)
+    module = tf.Module()
+    module.weights = {
+        node: tf.Variable(load_weight(frozen, graph.weights[node]), trainable=False) for node in stitched.weights
+    }
+    module.plans = {
+        name: tf.saved_model.Asset(str(_staged(path, staged / name))) for name, path in stitched.plans.items()
+    }
+    signatures: dict[str, tf.types.experimental.ConcreteFunction] = {}
+    captured: dict[str, tf.Tensor] = {}
+    if source is not None:
+        module.source = source.owner
+        captured = dict(source.captured)
+        signatures.update(source.signatures)
+    parts = _Parts(module.weights, module.plans, captured)
+    signatures[frozen.source.signature] = _function(graph, stitched, parts)
+    target = folder / "saved_model"
+    tf.saved_model.save(module, str(target), signatures=signatures)
+    if frozen.source.tags != ("serve",):
+        _set_tags(target, frozen.source.tags)
+    shutil.rmtree(staged)
+
+
+def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.experimental.ConcreteFunction:
+    import tensorflow as tf
+
+    frozen = graph.frozen
+
+    def serve(**keywords: tf.Tensor) -> dict[str, tf.Tensor]:
+        here = tf.compat.v1.get_default_graph()
+        available = {
+            tensor.name: keywords[name] for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)
+        }
+        for node, variable in parts.variables.items():
+            available[f"{stitched.handles[node]}:0"] = here.capture(variable.handle)
+            if node in stitched.read_outside:
+                available[f"{node}:0"] = variable.read_value()
+        for name, asset in parts.plans.items():
+            available[f"{stitched.plan_nodes[name]}:0"] = here.capture(asset.asset_path)
+        available |= {f"{node}:0": here.capture(tensor) for node, tensor in parts.captured.items()}
+        present = {node.name for node in stitched.graph_def.node}
+        results = tf.graph_util.import_graph_def(
+            stitched.graph_def,
+            input_map={name: value for name, value in available.items() if name.split(":")[0] in present},
+            return_elements=list(stitched.outputs),
+            name="",
+        )
+        return dict(zip(frozen.output_names, results, strict=True))
+
+    specs = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
+        for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)
+    }
+    return tf.function(serve, autograph=False).get_concrete_function(**specs)
+
+
+def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:
+    plans = sum(engine.bytes for engine in engines.engines)
+    weights = sum(load_weight(graph.frozen, weight).nbytes for weight in graph.frozen.weights)
+    if plans + weights > EMBEDDED_LIMIT_BYTES:
+        size = f"{(plans + weights) / 2**30:.1f} GiB"
+        log.warning("stitch: no model.pb: it would hold %s of plans and weights, 1 GiB at most; use saved_model/", size)
+        return
+    stitched = stitch_graph(graph, engines, PlanSource.EMBEDDED, on_failure)
+    path.write_bytes(stitched.graph_def.SerializeToString(deterministic=True))
+
+
+def _reopened(graph: Graph) -> sources.Reopened | None:
+    """The original SavedModel, where the stitched one needs its tables, its variables or its other signatures."""
+    frozen = graph.frozen
+    if frozen.source.kind != "saved_model":
+        return None
+    reopened = sources.reopen(frozen)
+    return reopened if frozen.captures or set(reopened.signatures) - {frozen.source.signature} else None
+
+
+def _staged(plan: Path, target: Path) -> Path:
+    """Plans become assets under their own names; SavedModel takes the name from the file."""
+    shutil.copyfile(plan, target)
+    return target
+
+
+def _set_tags(saved_model: Path, tags: Sequence[str]) -> None:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = saved_model / "saved_model.pb"
+    message = saved_model_pb2.SavedModel()
+    message.ParseFromString(path.read_bytes())
+    del message.meta_graphs[0].meta_info_def.tags[:]
+    message.meta_graphs[0].meta_info_def.tags.extend(tags)
+    path.write_bytes(message.SerializeToString(deterministic=True))
+    (saved_model / "fingerprint.pb").unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""Translations that tf2onnx lacks or gets wrong, in its own form: a class with a method per opset it is valid from.
+
+They are registered with tf2onnx's decorator, not given as `custom_op_handlers`: those are merged after the point where
+provenance is recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tf2onnx.graph import Graph, Node
+
+
+class _Erfc:
+    """Erfc(x) = 1 - Erf(x); Keras 3 emits it for the exact GELU."""
+
+    @classmethod
+    def version_9(cls, ctx: Graph, node: Node, **_: object) -> None:
+        import numpy as np
+        from tf2onnx import utils
+
+        name, source, outputs = node.name, node.input[0], list(node.output)
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        erf = ctx.make_node("Erf", [source], shapes=shapes, dtypes=dtypes)
+        one = ctx.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(dtypes[0])))
+        ctx.remove_node(name)
+        ctx.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+class _FloorMod:
+    """tf2onnx rounds the quotient of integers towards zero: -7 mod 3 was -1 there, in TensorFlow it is 2."""
+
+    @classmethod
+    def version_10(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+        from tf2onnx.onnx_opset.math import FloorMod
+
+        if not _of_integers(ctx, node):
+            FloorMod.version_7(ctx, node, **kwargs)
+            return
+        node.type = "Mod"  # with the divisor's sign, like TensorFlow's
+
+
+class _FloorDiv:
+    """tf2onnx rounds the quotient of integers towards zero; x - x mod y is a multiple of y."""
+
+    @classmethod
+    def version_10(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+        from tf2onnx.onnx_opset.math import FloorDiv
+
+        if not _of_integers(ctx, node):
+            FloorDiv.version_6(ctx, node, **kwargs)
+            return
+        dividend, divisor = node.input
+        name, outputs = node.name, list(node.output)
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        rest = ctx.make_node("Mod", [dividend, divisor], shapes=shapes, dtypes=dtypes)
+        multiple = ctx.make_node("Sub", [dividend, rest.output[0]], shapes=shapes, dtypes=dtypes)
+        ctx.remove_node(name)
+        inputs = [multiple.output[0], divisor]
+        ctx.make_node("Div", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+class _OneHot:
+    """ONNX counts negative indices from the end, TensorFlow gives them no hot entry. In int64, for other integers ONNX
+    Runtime does not have in every combination."""
+
+    @classmethod
+    def version_11(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+        import numpy as np
+        import onnx
+        from tf2onnx import utils
+        from tf2onnx.onnx_opset.tensor import OneHot
+
+        int64 = onnx.TensorProto.INT64
+        for position in (0, 1):
+            if ctx.get_dtype(node.input[position]) != int64:
+                source = node.input[position]
+                shape = ctx.get_shape(source)
+                cast = ctx.make_node("Cast", [source], attr={"to": int64}, shapes=[shape], dtypes=[int64])
+                ctx.replace_input(node, source, cast.output[0], position)
+        indices = node.input[0]
+        zero, beyond = ctx.make_consts([0, np.iinfo(np.int64).max])
+        negative = ctx.make_node("Less", [indices, zero.output[0]])
+        shape = ctx.get_shape(indices)
+        inputs = [negative.output[0], beyond.output[0], indices]
+        known = ctx.make_node("Where", inputs, shapes=[shape], dtypes=[int64])
+        ctx.replace_input(node, indices, known.output[0], 0)
+        OneHot.version_11(ctx, node, **kwargs)
+
+
+def _of_integers(ctx: Graph, node: Node) -> bool:
+    import numpy as np
+    from tf2onnx import utils
+
+    return bool(np.issubdtype(utils.map_onnx_to_numpy_type(ctx.get_dtype(node.input[0])), np.integer))
+
+
+HANDLERS = {"Erfc": _Erfc, "FloorDiv": _FloorDiv, "FloorMod": _FloorMod, "OneHot": _OneHot}
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """Have the translations in tf2onnx's registry for the length of a block."""
+    from tf2onnx.constants import ONNX_DOMAIN
+    from tf2onnx.handler import tf_op
+
+    opsets = tf_op.get_opsets()[ONNX_DOMAIN]
+    before = [dict(handlers) for handlers in opsets]
+    try:
+        for op_type, handler in HANDLERS.items():
+            tf_op(op_type)(handler)
+        yield
+    finally:
+        del opsets[len(before) :]
+        for handlers, original in zip(opsets, before, strict=True):
+            handlers.clear()
+            handlers.update(original)

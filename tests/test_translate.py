@@ -1,0 +1,422 @@
+"""Translation of TF graphs to ONNX, checked by running both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+
+from stages.errors import ExportError
+from stages.translate import (
+    OPSET,
+    UNSAFE,
+    Translation,
+    check_internals,
+    digest,
+    origins,
+    origins_by_node,
+    save_model,
+    translatable_ops,
+    translate,
+)
+from stages.translate.provenance import all_nodes
+
+Graph = tuple[tf.compat.v1.GraphDef, list[str], list[str]]
+
+
+def frozen(function: Callable[..., object], *specs: tf.TensorSpec) -> Graph:
+    """GraphDef without variables, names of its inputs and outputs."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    concrete = tf.function(function).get_concrete_function(*specs)
+    constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
+    graph_def = constant.graph.as_graph_def(add_shapes=True)
+    return graph_def, [t.name for t in constant.inputs], [t.name for t in constant.outputs]
+
+
+def run_tensorflow(graph: Graph, outputs: Sequence[str], values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        tf.import_graph_def(graph[0], name="")
+        return session.run(list(outputs), dict(zip(graph[1], values, strict=True)))
+
+
+def run_onnx(translation: Translation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(translation.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {name.name: values[int(name.name.removeprefix("input_"))] for name in session.get_inputs()}
+    return session.run([f"output_{index}" for index in range(len(translation.model.graph.output))], feeds)
+
+
+def assert_same(graph: Graph, outputs: Sequence[str], *values: np.ndarray, tolerance: float = 1e-5) -> Translation:
+    """Translate, run both, compare values, dtypes and shapes."""
+    translation = translate(graph[0], graph[1], outputs)
+    assert translation.unsupported == ()
+    onnx.checker.check_model(translation.model)
+    expected = run_tensorflow(graph, outputs, values)
+    for wanted, got in zip(expected, run_onnx(translation, values), strict=True):
+        assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+        np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
+    return translation
+
+
+def image(batch: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(batch).standard_normal((batch, 16, 16, channels)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Graph:
+    tf.keras.utils.set_random_seed(1)
+    layers = tf.keras.layers
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input((16, 16, 3)),
+            layers.Conv2D(8, 3, padding="same"),
+            layers.BatchNormalization(beta_initializer="normal", gamma_initializer="uniform"),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, strides=2, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    return frozen(lambda x: model(x, training=False), tf.TensorSpec((None, 16, 16, 3)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_cnn_computes_what_tensorflow_computes(cnn: Graph, batch: int) -> None:
+    assert_same(cnn, cnn[2], image(batch))
+
+
+def test_cnn_keeps_one_transpose_and_fuses_batch_normalisation(cnn: Graph) -> None:
+    kinds = [node.op_type for node in translate(*cnn).model.graph.node]
+    assert kinds.count("Transpose") == 1
+    assert kinds.count("Conv") == 2
+    assert "Mul" not in kinds
+    assert len(kinds) <= 12
+
+
+def test_every_node_of_a_cnn_says_which_op_it_came_from(cnn: Graph) -> None:
+    types = {node.name: node.op for node in cnn[0].node if node.op not in ("Const", "Placeholder")}
+    expected = {"Conv": "Conv2D", "Relu": "Relu", "MaxPool": "MaxPool", "Softmax": "Softmax", "MatMul": "MatMul"}
+    for node in translate(*cnn).model.graph.node:
+        found = origins(node, types.keys())
+        assert found, node.name
+        if node.op_type in expected:
+            assert expected[node.op_type] in {types[op] for op in found}, node.name
+
+
+def test_exact_gelu_is_translated() -> None:
+    graph = frozen(lambda x: tf.nn.gelu(x, approximate=False), tf.TensorSpec((None, 7)))
+    assert "Erfc" in {node.op for node in graph[0].node}
+    assert_same(graph, graph[2], np.linspace(-4, 4, 14, dtype=np.float32).reshape(2, 7))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32])
+def test_floor_division_rounds_down_for_negative_numbers(dtype: type[np.number]) -> None:
+    spec = tf.TensorSpec((None,), tf.as_dtype(dtype))
+    graph = frozen(lambda x, y: (x // y, x % y), spec, spec)
+    assert_same(graph, graph[2], np.array([7, -7, 7, -7, 6], dtype), np.array([3, 3, -3, -3, -3], dtype))
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.int64, tf.uint8])
+def test_one_hot_of_indices_out_of_range_is_cold(dtype: tf.DType) -> None:
+    graph = frozen(lambda x: tf.one_hot(x, 4), tf.TensorSpec((None,), dtype))
+    indices = [0, 3, 4, 200] if dtype == tf.uint8 else [0, -1, 3, 4, -4]
+    assert_same(graph, graph[2], np.array(indices, dtype.as_numpy_dtype))
+
+
+def test_unsupported_op_is_named_by_its_tensorflow_node() -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        y = tf.nn.relu(x)
+        return tf.nn.softmax(tf.linalg.inv(y, name="inside/inverse") + 1.0)
+
+    found = translate(*frozen(function, tf.TensorSpec((3, 3)))).unsupported
+    assert [(node, op) for node, op, _ in found] == [("inside/inverse", "MatrixInverse")]
+    assert "no translation" in found[0][2]
+
+
+def test_unsupported_op_in_a_function_is_blamed_on_the_op_that_calls_it() -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, tf.linalg.inv(v)), (0, x))[1]
+
+    graph = frozen(function, tf.TensorSpec((3, 3)))
+    assert {op for _, op, _ in translate(*graph).unsupported} == {"StatelessWhile"}
+
+
+def test_a_handlers_failure_names_the_op() -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        return tf.image.extract_patches(x, [1, 2, 2, 1], [1, 2, 2, 1], [1, 2, 2, 1], "SAME") + 1.0
+
+    (found,) = translate(*frozen(function, tf.TensorSpec((None, 7, 9, 3)))).unsupported
+    assert found[1] == "ExtractImagePatches"
+    assert "failed" in found[2]
+
+
+def test_nodes_of_a_loop_body_have_the_loop_as_origin() -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, tf.tanh(v)), (0, x))[1]
+
+    graph = frozen(function, tf.TensorSpec((2, 2)))
+    translation = assert_same(graph, graph[2], np.full((2, 2), 0.5, np.float32))
+    loops = {node.name for node in graph[0].node if node.op == "StatelessWhile"}
+    nodes = list(all_nodes(translation.model.graph))
+    tanh = next(node for node in nodes if node.op_type == "Tanh")
+    assert len(nodes) > len(translation.model.graph.node)
+    assert origins_by_node(translation.model, loops)[tanh.name] == loops
+
+
+def test_interface_is_named_by_position_with_tensorflows_sizes() -> None:
+    graph = frozen(
+        lambda a, b: (a * 2.0, tf.reduce_sum(b, axis=0)), tf.TensorSpec((None, 4, None)), tf.TensorSpec((None, 5))
+    )
+    model = translate(*graph).model
+
+    def dims(value: onnx.ValueInfoProto) -> list[object]:
+        return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+    assert {value.name: dims(value) for value in model.graph.input} == {
+        "input_0": ["input_0_axis_0", 4, "input_0_axis_2"],
+        "input_1": ["input_1_axis_0", 5],
+    }
+    assert [(value.name, dims(value)) for value in model.graph.output] == [
+        ("output_0", ["input_0_axis_0", 4, "input_0_axis_2"]),
+        ("output_1", [5]),
+    ]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
+
+
+def test_passed_through_repeated_and_constant_outputs_are_outputs_of_their_own() -> None:
+    graph = frozen(
+        lambda x: (tf.nn.relu(x, name="relu"), tf.constant([1.0, 2.0], name="fixed")), tf.TensorSpec((None, 2))
+    )
+    outputs = [graph[1][0], "relu:0", "relu:0", "fixed:0", graph[1][0]]
+    translation = assert_same(graph, outputs, np.array([[-1, 2]], np.float32))
+    assert [value.name for value in translation.model.graph.output] == [f"output_{index}" for index in range(5)]
+    made = [tensor for node in translation.model.graph.node for tensor in node.output]
+    assert {f"output_{index}" for index in range(5)} <= set(made)
+
+
+def test_a_graph_that_only_passes_inputs_through_is_translated() -> None:
+    graph = frozen(lambda x: x, tf.TensorSpec((None, 2)))
+    assert_same(graph, [graph[1][0]], np.ones((3, 2), np.float32))
+
+
+def test_a_large_constant_can_be_an_output() -> None:
+    big = np.arange(40_000, dtype=np.float32)
+    graph = frozen(lambda x: (x + 1.0, tf.constant(big, name="big")), tf.TensorSpec((2,)))
+    assert_same(graph, [graph[2][0], "big:0"], np.zeros(2, np.float32))
+
+
+def test_unused_input_is_absent() -> None:
+    graph = frozen(lambda a, b, c: a + c, *[tf.TensorSpec((2,))] * 3)
+    translation = assert_same(graph, graph[2], *[np.full(2, value, np.float32) for value in (1, 2, 3)])
+    assert [value.name for value in translation.model.graph.input] == ["input_0", "input_2"]
+
+
+@pytest.mark.parametrize("dtype", [tf.int64, tf.int32, tf.float16])
+def test_integer_and_bool_interfaces_keep_their_dtypes(dtype: tf.DType) -> None:
+    def function(x: tf.Tensor, keep: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.where(keep, x, x + tf.cast(7, dtype)), tf.logical_and(keep, x > tf.cast(1, dtype))
+
+    graph = frozen(function, tf.TensorSpec((None,), dtype), tf.TensorSpec((None,), tf.bool))
+    assert_same(graph, graph[2], np.array([1, 2, 3], dtype.as_numpy_dtype), np.array([True, False, True]))
+
+
+def test_bfloat16_is_not_passed_off_as_float16() -> None:
+    graph = frozen(lambda x: tf.matmul(x, tf.ones((3, 2), tf.bfloat16)) + 1, tf.TensorSpec((None, 3), tf.bfloat16))
+    model = translate(*graph).model
+    tensors = [*model.graph.input, *model.graph.output]
+    assert {value.type.tensor_type.elem_type for value in tensors} == {onnx.TensorProto.BFLOAT16}
+    assert onnx.TensorProto.FLOAT16 not in {tensor.data_type for tensor in model.graph.initializer}
+
+
+def test_names_are_unique_and_not_empty(cnn: Graph) -> None:
+    names = [node.name for node in all_nodes(translate(*cnn).model.graph)]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
+def test_equal_graphs_give_equal_models_whatever_was_translated_before(cnn: Graph) -> None:
+    first = translate(*cnn).model.SerializeToString(deterministic=True)
+    translate(*frozen(lambda x: tf.nn.relu(x) + 1.0, tf.TensorSpec((2,))))
+    assert translate(*cnn).model.SerializeToString(deterministic=True) == first
+
+
+@pytest.mark.slow
+def test_equal_graphs_give_equal_models_in_every_process(cnn: Graph, tmp_path: Path) -> None:
+    (tmp_path / "graph.pb").write_bytes(cnn[0].SerializeToString())
+    script = (
+        "import hashlib, pathlib, sys, tensorflow as tf; from stages.translate import translate;"
+        "graph = tf.compat.v1.GraphDef(); graph.ParseFromString(pathlib.Path(sys.argv[1]).read_bytes());"
+        "model = translate(graph, sys.argv[2:3], sys.argv[3:]).model;"
+        "print(hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "graph.pb"), *cnn[1], *cnn[2]]
+    digests = {
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1
+
+
+def test_tf2onnx_is_left_as_it_was_found(cnn: Graph, caplog: pytest.LogCaptureFixture) -> None:
+    from tf2onnx import graph, handler, tf_utils, tfonnx, utils
+
+    def state() -> list[object]:
+        logger = logging.getLogger("tf2onnx")
+        return [
+            dict(vars(graph.Graph)),
+            dict(vars(graph.Node)),
+            dict(vars(handler.tf_op)),
+            dict(vars(tfonnx)),
+            dict(tf_utils.TF_TO_ONNX_DTYPE),
+            dict(utils.ONNX_TO_NUMPY_DTYPE),
+            [set(ops) for ops in handler.tf_op.get_opsets()[""]],
+            (utils.INTERNAL_NAME, logger.handlers[:], logger.propagate, logger.level),
+        ]
+
+    before = state()
+    translate(*cnn)
+    with pytest.raises(ExportError):
+        translate(cnn[0], cnn[1], ["nowhere:0"])
+    assert state() == before
+    assert "Erfc" not in handler.tf_op.create_mapping(OPSET, None)
+    assert not [record for record in caplog.records if record.name.startswith("tf2onnx")]
+
+
+def test_tf2onnx_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    graph = frozen(tf.linalg.inv, tf.TensorSpec((3, 3)))
+    capfd.readouterr()
+    translate(*graph)
+    assert "tf2onnx" not in "".join(capfd.readouterr())
+
+
+def test_a_crashing_pass_is_left_out(cnn: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tf2onnx.optimizer.reshape_optimizer import ReshapeOptimizer
+
+    def crash(self: object, graph: object) -> object:
+        for node in list(graph.get_nodes())[:3]:  # type: ignore[attr-defined]
+            node.type = "Ruined"
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(ReshapeOptimizer, "_optimize", crash)
+    translation = assert_same(cnn, cnn[2], image(2))
+    assert translation.skipped_passes == ("reshape_optimizer",)
+
+
+def test_installed_tf2onnx_has_the_internals_that_are_used() -> None:
+    check_internals()
+
+
+@pytest.mark.parametrize("place", ["tf2onnx.graph:Graph.vanished", "tf2onnx.vanished:thing"])
+def test_moved_internals_are_a_clear_error(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setitem(sys.modules["stages.translate.library"].INTERNALS, place, ())
+    with pytest.raises(ExportError, match=r"vanished[\s\S]*1\.17"):
+        translatable_ops()
+
+
+def test_another_version_of_tf2onnx_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tf2onnx
+
+    monkeypatch.setattr(tf2onnx, "__version__", "1.99.0")
+    with pytest.raises(ExportError, match=r"1\.99\.0[\s\S]*1\.17"):
+        translatable_ops()
+
+
+def test_translatable_ops_are_tensorflows_less_the_unsafe() -> None:
+    ops = translatable_ops()
+    assert {"Conv2D", "MatMul", "Erfc", "FusedBatchNormV3", "Einsum", "StatelessWhile"} <= ops
+    assert not ops & UNSAFE.keys()
+    assert not ops & {"MatrixInverse", "Placeholder", "Loop", "ParseExampleV2"}
+    assert all(UNSAFE.values())
+
+
+@pytest.mark.parametrize("outputs", [[], ["nowhere:0"]])
+def test_wrong_outputs_are_a_clear_error(cnn: Graph, outputs: list[str]) -> None:
+    with pytest.raises(ExportError, match=r"outputs|nowhere"):
+        translate(cnn[0], cnn[1], outputs)
+
+
+def test_graph_is_not_changed(cnn: Graph) -> None:
+    before = cnn[0].SerializeToString(deterministic=True)
+    translate(*cnn)
+    assert cnn[0].SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("one_file_bytes", [1 << 30, 1000])
+def test_saved_model_runs_and_is_unchanged_in_memory(cnn: Graph, tmp_path: Path, one_file_bytes: int) -> None:
+    import onnxruntime
+
+    translation = translate(*cnn)
+    before = translation.model.SerializeToString(deterministic=True)
+    path = tmp_path / "model.onnx"
+    save_model(translation.model, path, one_file_bytes=one_file_bytes)
+    assert translation.model.SerializeToString(deterministic=True) == before
+    assert (tmp_path / "model.onnx.data").exists() == (one_file_bytes == 1000)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"input_0": image(2)})[0], run_onnx(translation, [image(2)])[0])
+
+
+def test_digest_covers_weights_in_either_file(cnn: Graph, tmp_path: Path) -> None:
+    model = translate(*cnn).model
+    path = tmp_path / "model.onnx"
+    save_model(model, path, one_file_bytes=1000)
+    first = digest(path)
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.raw_data = weight.raw_data[:-1] + bytes([weight.raw_data[-1] ^ 1])
+    save_model(model, path, one_file_bytes=1000)
+    assert digest(path) != first
+    save_model(model, path)
+    assert not (tmp_path / "model.onnx.data").exists()
+
+
+@pytest.mark.slow
+def test_resnet50_is_exported_in_a_fraction_of_tf2onnx_own_time(record_property: Callable[[str, object], None]) -> None:
+    import tf2onnx
+
+    tf.keras.utils.set_random_seed(0)
+    model = tf.keras.applications.ResNet50(weights=None)
+    spec = tf.TensorSpec((None, 224, 224, 3))
+    graph = frozen(lambda x: model(x, training=False), spec)
+    start = time.perf_counter()
+    translation = translate(*graph)
+    ours = time.perf_counter() - start
+    start = time.perf_counter()
+    stock, _ = tf2onnx.convert.from_keras(model, (spec,), opset=OPSET)
+    theirs = time.perf_counter() - start
+    nodes = len(translation.model.graph.node), len(stock.graph.node)
+    record_property("seconds and nodes, ours and stock", json.dumps([ours, theirs, *nodes]))
+    print(f"ResNet50: {ours:.2f} s, {nodes[0]} nodes; stock tf2onnx {theirs:.2f} s, {nodes[1]} nodes")
+    assert nodes[0] <= nodes[1]
+    assert ours <= 0.4 * theirs
+
+
+def test_only_one_thread_at_a_time_is_in_tf2onnx(cnn: Graph) -> None:
+    import threading
+
+    expected = translate(*cnn).model.SerializeToString(deterministic=True)
+    results: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(translate(*cnn).model.SerializeToString(deterministic=True)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 4
