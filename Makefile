@@ -1,6 +1,6 @@
 # make convert MODEL=…   convert a model; sets everything up on a fresh machine
 # make test              lint, types and all tests; likewise
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

@@ -23,6 +23,7 @@ from stages.compare import Array
 from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
+from stages.samples import read as read_samples
 from stages.samples import size_ranges, verification_samples
 from stages.split import SplitOptions, split
 from stages.stitch import stitch
@@ -74,8 +75,8 @@ def convert(
                 inputs=config.inputs or inputs,
                 outputs=config.outputs or outputs,
             )
-        ranges = size_ranges(frozen, config.shapes)
-        samples = verification_samples(frozen, ranges, config.samples)
+        given = read_samples(frozen, config.samples)
+        samples = verification_samples(frozen, size_ranges(frozen, config.shapes, given), given)
         with clock.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with clock.stage("split"):

@@ -14,6 +14,7 @@ from stages.compare import TOLERANCES, Array, Difference, difference, worst
 from stages.errors import VerifyError
 from stages.graph import Graph
 from stages.reference import Reference
+from stages.samples import read as read_samples
 from stages.samples import size_ranges, verification_samples
 
 Sample = Mapping[str, Array]
@@ -76,7 +77,8 @@ def verify_folder(
         signature = artifacts.load(StitchedGraph, folder).signature
     saved_model = folder / "saved_model"
     interface = _interface(saved_model, signature)
-    drawn = verification_samples(interface, size_ranges(interface, shapes), samples)
+    given = read_samples(interface, samples)
+    drawn = verification_samples(interface, size_ranges(interface, shapes, given), given)
     keywords = dict(zip((tensor.name for tensor in interface.inputs), interface.input_names, strict=True))
     calls = [{keywords[name]: array for name, array in sample.items()} for sample in drawn]
     with engine_op.native_only():

@@ -24,7 +24,7 @@ def run_model(model: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
     try:
         session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        feeds = {name: _value(np.ascontiguousarray(array)) for name, array in inputs.items()}
+        feeds = {name: _value(np.asarray(array, order="C")) for name, array in inputs.items()}
         values = session.run_with_ort_values(names, feeds)
         return {name: _array(value) for name, value in zip(names, values, strict=True)}
     # ONNX Runtime's exceptions (Fail, InvalidGraph, NotImplemented, …) have no base class but Exception.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SAVED = "source"
 """Folder, in the artifact, of the SavedModel written for a live model that holds tables or written variables."""
+_TABLES = {"HashTable", "HashTableV2", "MutableHashTable", "MutableHashTableV2"}
 
 
 def freeze(
@@ -141,9 +142,14 @@ def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
     graph_def = _prune(draft, model.inputs)
     writer = WeightWriter(folder)
     for node in graph_def.node:
+        if node.op in _TABLES:
+            raise FreezeError(
+                f"{_subject(model)}: the table {node.name} is filled by a TensorFlow 1 initialiser outside the graph",
+                "save the model again from TensorFlow 2, with tf.lookup tables",
+            )
         if node.name in draft.values:
             value = _read(model, draft.values[node.name])
-            writer.put(node, np.asarray(value.numpy(), value.dtype.as_numpy_dtype), value.dtype)
+            writer.put(node, np.asarray(value), value.dtype)
         elif node.op == "Const":
             writer.move(node)
     imported = _import(model, graph_def)

@@ -30,7 +30,7 @@ _NEVER_FREE = frozenset({"PreventGradient", "Placeholder", "PlaceholderWithDefau
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node. `inputs` are (node number, output number) pairs, `controls` node numbers; `stateful` looks into the
+    """One node. `inputs` are (node number, output number) pairs, `controls` the nodes that it waits for; `stateful` looks into the
     functions that the node calls; `conditional` says that it lies in a TF 1 conditional branch or loop frame."""
 
     name: str
@@ -120,7 +120,7 @@ class Graph:
         for name in order:
             op = operations[name]
             inputs = tuple((number[t.op.name], t.value_index) for t in op.inputs)
-            controls = tuple(number[c.name] for c in op.control_inputs)
+            controls = tuple(number[name] for name in _waited_for(op))
             stateful = self._stateful(op.node_def, op.op_def.is_stateful, frozenset())
             known = [depth[j] for j in (*(source for source, _ in inputs), *controls) if j < len(depth)]
             depth.append(_depth(op.type, {t.op.type for t in op.inputs}, max(known, default=0)))
@@ -181,6 +181,21 @@ def _called(node: tf.compat.v1.NodeDef) -> list[str]:
 def _tensor(tensor: tf.Tensor) -> Tensor:
     shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
     return Tensor(tensor.name, tensor.dtype.base_dtype.name, shape)
+
+
+def _waited_for(op: tf.Operation) -> list[str]:
+    """The control inputs of an op, with those of a NoOp in its place: it only joins them, and would part regions."""
+    found: dict[str, None] = {}
+    seen: set[str] = set()
+    pending = list(op.control_inputs)
+    while pending:
+        source = pending.pop()
+        if source.type != "NoOp":
+            found[source.name] = None
+        elif source.name not in seen:
+            seen.add(source.name)
+            pending.extend(source.control_inputs)
+    return sorted(found)
 
 
 def _depth(op: str, input_ops: set[str], inherited: int) -> int:

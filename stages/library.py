@@ -52,7 +52,7 @@ def _name(name: str, library: dict[str, FunctionDef], names: dict[str, str]) -> 
                 if called in library and called != name:
                     _name(called, library, names)
             _rename_calls(node, names)
-        base = re.sub(r"^__(inference|forward)_|(_frozen)?(_\d+)+$", "", name)
+        base = re.sub(r"^__(inference|forward)_|((_frozen)?_\d+)+$", "", name)
         function.signature.name = ""
         digest = hashlib.sha256(function.SerializeToString(deterministic=True)).hexdigest()
         names[name] = function.signature.name = f"{base}_{digest[:16]}"

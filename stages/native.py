@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.graph import Graph
+from stages.importing import import_graph
 from stages.regions import Cut, extract
 
 if TYPE_CHECKING:
@@ -24,11 +26,11 @@ class NativeSegment:
     weights: tuple[str, ...]
 
 
-def native_segment(graph: Graph, boundary: Cut, name: str, *, weights_inside: bool) -> NativeSegment:
+def native_segment(graph: Graph, boundary: Cut, prefix: str, *, weights_inside: bool) -> NativeSegment:
     """Make a region's native segment.
 
     Args:
-        name: the function's name in the stitched graph; unique in it.
+        prefix: how the function's name begins; a digest of its content follows.
         weights_inside: large weights become constants of the function (for a GraphDef that stands alone); else they are
             read from variables.
     """
@@ -43,22 +45,21 @@ def native_segment(graph: Graph, boundary: Cut, name: str, *, weights_inside: bo
             tf.ensure_shape(tf.raw_ops.ReadVariableOp(resource=handle, dtype=tf.as_dtype(weight.dtype)), weight.shape)
             for handle, weight in zip(handles, weights, strict=True)
         ]
-        input_map = dict(zip(subgraph.inputs, inputs, strict=True))
-        input_map |= {f"{weight.node}:0": value for weight, value in zip(weights, values, strict=True)}
-        results: list[tf.Tensor] = tf.graph_util.import_graph_def(
-            subgraph.graph_def, input_map=input_map, return_elements=list(subgraph.outputs), name=""
-        )
-        return results
+        tensors = dict(zip(subgraph.inputs, inputs, strict=True))
+        tensors |= {f"{weight.node}:0": value for weight, value in zip(weights, values, strict=True)}
+        return import_graph(subgraph.graph_def, tensors, subgraph.outputs)
 
-    tensors = [graph.tensor(*end) for end in boundary.inputs]
-    signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
+    boundary_tensors = [graph.tensor(*end) for end in boundary.inputs]
+    signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in boundary_tensors]
     signature += [tf.TensorSpec([], tf.resource)] * len(weights)
     concrete = tf.function(segment, autograph=False).get_concrete_function(*signature)
     main = type(concrete.function_def)()
     main.CopyFrom(concrete.function_def)
-    main.signature.name = name
-    called = [f for f in concrete.graph.as_graph_def().library.function if f.signature.name != concrete.name]
-    return NativeSegment(name, (main, *called), tuple(weight.node for weight in weights))
+    main.signature.name = ""
+    # Functions are known by name alone, process-wide: another model's segment must never pass for this one.
+    main.signature.name = f"{prefix}_{hashlib.sha256(main.SerializeToString(deterministic=True)).hexdigest()[:16]}"
+    called = tuple(concrete.graph.as_graph_def().library.function)
+    return NativeSegment(main.signature.name, (main, *called), tuple(weight.node for weight in weights))
 
 
 def reads(segments: Sequence[NativeSegment]) -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stages import samples
 from stages.artifacts import Profile, Region, ShapeRange, Tensor
+from stages.compare import Array
 from stages.graph import Graph
 from stages.reference import Reference
 from stages.samples import SizeRange, Sizes
@@ -20,12 +21,20 @@ class ProfileMaker:
 
     Args:
         ranges: the profiles of the whole model.
+        like: a real sample to run TensorFlow on, resized.
     """
 
-    def __init__(self, graph: Graph, reference: Reference, ranges: Sequence[SizeRange]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        reference: Reference,
+        ranges: Sequence[SizeRange],
+        like: Mapping[str, Array] | None = None,
+    ) -> None:
         self._graph = graph
         self._reference = reference
         self.ranges = tuple(ranges)
+        self._like = like
         self._observed: dict[Sizes, dict[str, tuple[int, ...]]] = {}
 
     def profiles(self, region: Region) -> tuple[Profile, ...]:
@@ -53,7 +62,7 @@ class ProfileMaker:
         )
         missing = [tensor.name for tensor in observed if tensor.name not in known]
         if missing:
-            values = self._reference.run(missing, samples.draw(frozen, point, seed=0))
+            values = self._reference.run(missing, samples.draw(frozen, point, 0, self._like))
             known.update({name: value.shape for name, value in values.items()})
         return known
 

@@ -12,6 +12,7 @@ from stages.artifacts import load_weight
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
+from stages.importing import import_graph
 from stages.sources import reopen
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Reference:
             values = self._functions[key](*arguments)
         except tf.errors.OpError as error:
             raise VerifyError(
-                f"TensorFlow can't run the model on sample inputs: {error.message.splitlines()[0]}",
+                f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error
         return {name: np.asarray(value.numpy()) for name, value in zip(key, values, strict=True)}
@@ -67,19 +68,17 @@ class Reference:
         import tensorflow as tf
 
         frozen = self._graph.frozen
+        names = [tensor.name for tensor in frozen.inputs]
 
         def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
-            names = [tensor.name for tensor in frozen.inputs]
-            here = tf.compat.v1.get_default_graph()
-            outside = {name: here.capture(value) for name, value in (self._weights | self._captures).items()}
-            available = dict(zip(names, arguments, strict=True)) | outside
-            present = {f"{node.name}:0" for node in self._graph.graph_def.node}
-            input_map = {name: value for name, value in available.items() if name in present}
-            return list(
-                tf.graph_util.import_graph_def(
-                    self._graph.graph_def, input_map=input_map, return_elements=list(fetches), name=""
-                )
-            )
+            tensors = dict(zip(names, arguments, strict=True)) | self._weights | self._captures
+            return import_graph(self._graph.graph_def, tensors, fetches)
 
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
         return tf.function(run, autograph=False).get_concrete_function(*signature)
+
+
+def error_line(error: tf.errors.OpError) -> str:
+    """What went wrong, in one line: TensorFlow puts it after the traceback of the op, and before the op's place."""
+    lines = [line.strip() for line in error.message.splitlines() if line.strip() and not line.strip().startswith("[[")]
+    return str(lines[-1] if len(lines) > 1 and lines[0].startswith("Graph execution error") else lines[0])

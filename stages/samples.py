@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,13 @@ class SizeRange:
     maximum: Sizes
 
 
-def size_ranges(frozen: FrozenGraph, given: Sequence[ShapeRange]) -> tuple[SizeRange, ...]:
+def size_ranges(
+    frozen: FrozenGraph, given: Sequence[ShapeRange], samples: Sequence[Mapping[str, Array]] = ()
+) -> tuple[SizeRange, ...]:
     """The profiles of the model's inputs.
 
     Args:
+        samples: real inputs, by tensor name; an open axis that has no range takes the sizes that it has in them.
         given: ranges for inputs by tensor name, node name or signature keyword; an input that is given n times has n
             profiles, and one that is given once has that range in all of them.
 
@@ -58,7 +62,7 @@ def size_ranges(frozen: FrozenGraph, given: Sequence[ShapeRange]) -> tuple[SizeR
                 "give each input one range, or as many as the others",
             )
         rows = [_checked(tensor, frozen.input_names[i], entry) for entry in entries] or [
-            _default(tensor, frozen.input_names[i])
+            _default(tensor, frozen.input_names[i], [sample[tensor.name].shape for sample in samples])
         ]
         columns.append(rows if len(rows) == count else rows * count)
     return tuple(
@@ -66,17 +70,27 @@ def size_ranges(frozen: FrozenGraph, given: Sequence[ShapeRange]) -> tuple[SizeR
     )
 
 
-def draw(frozen: FrozenGraph, sizes: Sizes, seed: int) -> dict[str, Array]:
-    """Random values for every input, by tensor name: floats uniform in [0, 1), integers 0 or 1 (both are valid indices
-    into almost anything), strings from a few words."""
+def draw(frozen: FrozenGraph, sizes: Sizes, seed: int, like: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """Values for every input, by tensor name: floats uniform in [0, 1), integers 0 or 1 (both are valid indices into
+    almost anything), strings from a few words.
+
+    Args:
+        like: a real sample; where only the first axis must differ, its rows are repeated or left out instead.
+    """
     rng = np.random.default_rng(seed)
     return {
-        tensor.name: _draw(rng, tensor.dtype, shape) for tensor, shape in zip(frozen.inputs, sizes.shapes, strict=True)
+        tensor.name: _resized(like[tensor.name], shape)
+        if like and like[tensor.name].shape[1:] == shape[1:] and like[tensor.name].size
+        else _draw(rng, tensor.dtype, shape)
+        for tensor, shape in zip(frozen.inputs, sizes.shapes, strict=True)
     }
 
 
-def verification_samples(frozen: FrozenGraph, ranges: Sequence[SizeRange], path: Path | None) -> list[dict[str, Array]]:
-    """What regions are compared on: the user's samples, and random inputs at two sizes where any axis is open."""
+def verification_samples(
+    frozen: FrozenGraph, ranges: Sequence[SizeRange], given: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array]]:
+    """What to compare on: the user's samples, and two sizes besides where any axis is open (the first sample's rows, or
+    random values where there is none)."""
     smallest, largest = ranges[0].minimum, ranges[-1].maximum
     between = Sizes(
         tuple(
@@ -84,16 +98,19 @@ def verification_samples(frozen: FrozenGraph, ranges: Sequence[SizeRange], path:
             for low, high in zip(smallest.shapes, largest.shapes, strict=True)
         )
     )
-    drawn = [draw(frozen, sizes, seed) for seed, sizes in enumerate(dict.fromkeys((smallest, between)))]
-    return (read(frozen, path) if path else []) + drawn
+    first = given[0] if given else None
+    drawn = [draw(frozen, sizes, seed, first) for seed, sizes in enumerate(dict.fromkeys((smallest, between)))]
+    return [dict(sample) for sample in given] + drawn
 
 
-def read(frozen: FrozenGraph, path: Path) -> list[dict[str, Array]]:
-    """Samples from an `.npz` file with one array for each input, named by the signature's keyword: one sample a file.
+def read(frozen: FrozenGraph, path: Path | None) -> list[dict[str, Array]]:
+    """Samples (none without a path) from an `.npz` file with one array for each input, named by the signature's keyword: one sample a file.
 
     Raises:
         SplitError: no such file, a missing or unknown name, a wrong dtype or shape, NaN.
     """
+    if path is None:
+        return []
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -135,12 +152,18 @@ def _position(frozen: FrozenGraph, name: str) -> int:
     raise SplitError(f"{name}: the model has no such input", f"its inputs are {', '.join(frozen.input_names)}")
 
 
-def _default(tensor: Tensor, keyword: str) -> tuple[tuple[int, ...], ...]:
-    if tensor.shape is None or None in tensor.shape[1:]:
+def _default(tensor: Tensor, keyword: str, seen: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    pattern = tensor.shape if tensor.shape is not None or not seen else (None,) * len(seen[0])
+    if pattern is None or (None in pattern[1:] and not seen):
         raise SplitError(
-            f"input {keyword}: shape {_text(tensor.shape)} is open and has no range", f"--shape {keyword}=MIN,OPT,MAX"
+            f"input {keyword}: shape {_text(pattern)} is open and has no range",
+            f"--shape {keyword}=MIN,OPT,MAX, or --samples inputs.npz",
         )
-    return tuple(tuple(batch if axis is None else axis for axis in tensor.shape) for batch in DEFAULT_BATCHES)
+    columns = []
+    for i, axis in enumerate(pattern):
+        sizes = [shape[i] for shape in seen] + (list(DEFAULT_BATCHES) if i == 0 else [])
+        columns.append((axis,) * 3 if axis is not None else (min(sizes), statistics.median_low(sizes), max(sizes)))
+    return tuple(tuple(column[point] for column in columns) for point in range(3))
 
 
 def _checked(tensor: Tensor, keyword: str, entry: ShapeRange) -> tuple[tuple[int, ...], ...]:
@@ -163,6 +186,10 @@ def _fits(shape: Sequence[int], pattern: Shape | None) -> bool:
 
 def _text(shape: Shape | None) -> str:
     return "?" if shape is None else "(" + ", ".join("?" if axis is None else str(axis) for axis in shape) + ")"
+
+
+def _resized(sample: Array, shape: tuple[int, ...]) -> Array:
+    return np.resize(sample, shape) if shape else sample
 
 
 def _draw(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array:

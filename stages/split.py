@@ -38,7 +38,7 @@ class SplitOptions:
     Attributes:
         backend: the TensorRT to ask, `tensorrt` or `tensorrt_rtx` (or `onnxruntime`, where neither is there).
         shapes: sizes of the model's inputs, by input, one entry per input and profile.
-        samples: real inputs, as an `.npz` file with one array per input; random ones are drawn besides.
+        samples: real inputs, as an `.npz` file with one array per input; without, random ones are drawn.
         keep_in_tf: op types, node names or patterns that stay in TensorFlow.
         min_region: smallest number of computing ops that make a region.
         workspace_mib: builder memory in MiB.
@@ -68,7 +68,8 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         BackendError: the back end is missing.
     """
     graph = Graph(export.frozen)
-    ranges = samples.size_ranges(export.frozen, options.shapes)
+    given = samples.read(export.frozen, options.samples)
+    ranges = samples.size_ranges(export.frozen, options.shapes, given)
     with (
         artifacts.write_folder(out) as folder,
         Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
@@ -81,9 +82,9 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         judge = Judge(
             candidates,
             reference,
-            ProfileMaker(graph, reference, ranges),
+            ProfileMaker(graph, reference, ranges, given[0] if given else None),
             worker,
-            samples=samples.verification_samples(export.frozen, ranges, options.samples),
+            samples=samples.verification_samples(export.frozen, ranges, given),
             tolerance=REGION_SLACK * TOLERANCES["fp32"],
             options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),
             cache=EngineCache() if options.cache else None,

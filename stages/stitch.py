@@ -13,6 +13,7 @@ from stages import artifacts, sources
 from stages.artifacts import EngineSet, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
+from stages.importing import import_graph
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
 if TYPE_CHECKING:
@@ -101,24 +102,15 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
     frozen = graph.frozen
 
     def serve(**keywords: tf.Tensor) -> dict[str, tf.Tensor]:
-        here = tf.compat.v1.get_default_graph()
-        available = {
-            tensor.name: keywords[name] for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)
-        }
+        tensors = {tensor.name: keywords[name] for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)}
         for node, variable in parts.variables.items():
-            available[f"{stitched.handles[node]}:0"] = here.capture(variable.handle)
+            if node in stitched.handles:
+                tensors[f"{stitched.handles[node]}:0"] = variable.handle
             if node in stitched.read_outside:
-                available[f"{node}:0"] = variable.read_value()
-        for name, asset in parts.plans.items():
-            available[f"{stitched.plan_nodes[name]}:0"] = here.capture(asset.asset_path)
-        available |= {f"{node}:0": here.capture(tensor) for node, tensor in parts.captured.items()}
-        present = {node.name for node in stitched.graph_def.node}
-        results = tf.graph_util.import_graph_def(
-            stitched.graph_def,
-            input_map={name: value for name, value in available.items() if name.split(":")[0] in present},
-            return_elements=list(stitched.outputs),
-            name="",
-        )
+                tensors[f"{node}:0"] = variable.read_value()
+        tensors |= {f"{stitched.plan_nodes[name]}:0": asset.asset_path for name, asset in parts.plans.items()}
+        tensors |= {f"{node}:0": tensor for node, tensor in parts.captured.items()}
+        results = import_graph(stitched.graph_def, tensors, stitched.outputs)
         return dict(zip(frozen.output_names, results, strict=True))
 
     specs = {

@@ -78,14 +78,12 @@ def stitch_graph(graph: Graph, engines: EngineSet, source: PlanSource, on_failur
 
 def _grafts(graph: Graph, engines: EngineSet, *, weights_inside: bool) -> Iterator[_Graft]:
     taken = set(graph.number)
-    functions = set(graph.library)
     for region in engines.partition.regions:
         own = tuple(engine for engine in engines.engines if engine.region == region.name)
         if not own:
             continue
         boundary = cut(graph, [graph.number[name] for name in region.ops])
-        name = _free(f"graftrt_{region.name}_native_{region.digest[:8]}", functions)
-        native = native_segment(graph, boundary, name, weights_inside=weights_inside)
+        native = native_segment(graph, boundary, f"graftrt_{region.name}_native", weights_inside=weights_inside)
         yield _Graft(region, own, boundary, native, _free(f"graftrt/{region.name}", taken))
 
 

@@ -256,3 +256,13 @@ def test_a_variable_without_a_value_is_refused(tmp_path: Path) -> None:
         return x + variable
 
     assert "has no value" in refuse(add, tmp_path / "out", FreezeError)
+
+
+def test_a_saved_model_whose_table_is_filled_outside_the_graph_is_refused(tmp_path: Path) -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        x = tf.compat.v1.placeholder(tf.int64, [None], "x")
+        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([5, 6], tf.int64))
+        y = tf.lookup.StaticHashTable(pairs, -1).lookup(x)
+        initializer = tf.compat.v1.tables_initializer()
+        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "model"), {"x": x}, {"y": y}, initializer)
+    assert "is filled by a TensorFlow 1 initialiser" in refuse(tmp_path / "model", tmp_path / "out", FreezeError)

@@ -131,11 +131,20 @@ def test_floor_division_rounds_down_for_negative_numbers(dtype: type[np.number])
     assert_same(graph, graph[2], np.array([7, -7, 7, -7, 6], dtype), np.array([3, 3, -3, -3, -3], dtype))
 
 
+@pytest.mark.parametrize("axis", [-1, 0, 1])
 @pytest.mark.parametrize("dtype", [tf.int32, tf.int64, tf.uint8])
-def test_one_hot_of_indices_out_of_range_is_cold(dtype: tf.DType) -> None:
-    graph = frozen(lambda x: tf.one_hot(x, 4), tf.TensorSpec((None,), dtype))
-    indices = [0, 3, 4, 200] if dtype == tf.uint8 else [0, -1, 3, 4, -4]
+def test_one_hot_of_indices_out_of_range_is_cold(dtype: tf.DType, axis: int) -> None:
+    graph = frozen(
+        lambda x: (tf.one_hot(x, 4, axis=axis), tf.one_hot(x[0, 0], 4), tf.one_hot(x, 3, 7, 2, dtype=tf.int64)),
+        tf.TensorSpec((None, 3), dtype),
+    )
+    indices = [[0, 3, 4], [200, 1, 2]] if dtype == tf.uint8 else [[0, -1, 3], [4, -4, 2]]
     assert_same(graph, graph[2], np.array(indices, dtype.as_numpy_dtype))
+
+
+def test_one_hot_takes_a_computed_depth() -> None:
+    graph = frozen(tf.one_hot, tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.int32))
+    assert_same(graph, graph[2], np.array([0, -1, 2], np.int32), np.array(4, np.int32))
 
 
 def test_unsupported_op_is_named_by_its_tensorflow_node() -> None:

@@ -64,31 +64,34 @@ class _FloorDiv:
 
 
 class _OneHot:
-    """ONNX counts negative indices from the end, TensorFlow gives them no hot entry. In int64, for other integers ONNX
-    Runtime does not have in every combination."""
+    """Where(indices = 0, 1, 2, …; on; off). ONNX's OneHot counts negative indices from the end, where TensorFlow has no
+    hot entry for them, and tf2onnx falls back to a Gather that fails on such indices for all dtypes but float32."""
 
     @classmethod
-    def version_11(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+    def version_13(cls, ctx: Graph, node: Node, **_: object) -> None:
         import numpy as np
         import onnx
         from tf2onnx import utils
-        from tf2onnx.onnx_opset.tensor import OneHot
 
-        int64 = onnx.TensorProto.INT64
-        for position in (0, 1):
-            if ctx.get_dtype(node.input[position]) != int64:
-                source = node.input[position]
-                shape = ctx.get_shape(source)
-                cast = ctx.make_node("Cast", [source], attr={"to": int64}, shapes=[shape], dtypes=[int64])
-                ctx.replace_input(node, source, cast.output[0], position)
-        indices = node.input[0]
-        zero, beyond = ctx.make_consts([0, np.iinfo(np.int64).max])
-        negative = ctx.make_node("Less", [indices, zero.output[0]])
-        shape = ctx.get_shape(indices)
-        inputs = [negative.output[0], beyond.output[0], indices]
-        known = ctx.make_node("Where", inputs, shapes=[shape], dtypes=[int64])
-        ctx.replace_input(node, indices, known.output[0], 0)
-        OneHot.version_11(ctx, node, **kwargs)
+        indices, depth, on, off = node.input
+        name, outputs, axis = node.name, list(node.output), node.get_attr_value("axis", -1)
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        rank = ctx.get_rank(indices)
+        axis = rank if axis < 0 else axis
+        indices = ctx.make_node("Cast", [indices], attr={"to": onnx.TensorProto.INT64}).output[0]
+        where = ctx.make_consts([[axis]])[0].output[0]
+        indices = ctx.make_node("Unsqueeze", [indices, where]).output[0]
+        if ctx.get_node_by_output(depth).is_const():
+            numbers = np.arange(ctx.get_tensor_value(depth)).reshape([-1] + [1] * (rank - axis))
+            positions = ctx.make_const(utils.make_name("positions"), numbers).output[0]
+        else:
+            depth = ctx.make_node("Cast", [depth], attr={"to": onnx.TensorProto.INT64}).output[0]
+            zero, one, column = (constant.output[0] for constant in ctx.make_consts([0, 1, [-1] + [1] * (rank - axis)]))
+            positions = ctx.make_node("Range", [zero, depth, one]).output[0]
+            positions = ctx.make_node("Reshape", [positions, column]).output[0]
+        hot = ctx.make_node("Equal", [indices, positions]).output[0]
+        ctx.remove_node(name)
+        ctx.make_node("Where", [hot, on, off], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
 def _of_integers(ctx: Graph, node: Node) -> bool:

@@ -20,7 +20,7 @@ SUPPORTED = "1.17"
 OPSET = 17
 """The ONNX opset written. 17 is the first with LayerNormalization. 18, where tf2onnx 1.17 ends, turns the axes of
 Reduce ops into inputs, and tf2onnx's passes move no Transpose past those: EfficientNetB0 keeps 18 of them instead of 1.
-The parsers of TensorRT and of TensorRT for RTX take both."""
+TensorRT for RTX 1.7's parser takes it."""
 
 INTERNALS = {
     "tf2onnx.graph:Graph.make_node": ("op_type", "inputs", "name", "skip_conversion"),
@@ -37,7 +37,6 @@ INTERNALS = {
     "tf2onnx.tf_loader:tf_optimize": ("input_names", "output_names", "graph_def"),
     "tf2onnx.onnx_opset.math:FloorDiv.version_6": ("ctx", "node"),
     "tf2onnx.onnx_opset.math:FloorMod.version_7": ("ctx", "node"),
-    "tf2onnx.onnx_opset.tensor:OneHot.version_11": ("ctx", "node"),
     "tf2onnx.optimizer:optimize_graph": ("graph", "catch_errors", "optimizers"),
     "tf2onnx.optimizer:_optimizers": (),
     "tf2onnx.optimizer.optimizer_base:GraphOptimizerBase._optimize": ("graph",),

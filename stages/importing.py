@@ -1,0 +1,34 @@
+"""Bring a GraphDef into the function that is being traced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def import_graph(
+    graph_def: tf.compat.v1.GraphDef, tensors: Mapping[str, tf.Tensor], outputs: Sequence[str]
+) -> list[tf.Tensor]:
+    """Import a graph under its own names and return its `outputs`.
+
+    Args:
+        tensors: what the graph's tensors are to be replaced by, by tensor name; eager tensors (weights, resource
+            handles, asset paths) are captured. Names that the graph does not have are ignored.
+    """
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    here = tf.compat.v1.get_default_graph()
+    present = {node.name for node in graph_def.node}
+    input_map = {name: here.capture(t) for name, t in tensors.items() if name.rsplit(":", 1)[0] in present}
+    # The importer makes functions known to the graph, but not to the runtime that will call the traced function.
+    for function in graph_def.library.function:
+        if not context.context().has_function(function.signature.name):
+            context.context().add_function_def(function)
+    results: list[tf.Tensor] = tf.graph_util.import_graph_def(
+        graph_def, input_map=input_map, return_elements=list(outputs), name=""
+    )
+    return results
