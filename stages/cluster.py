@@ -48,20 +48,26 @@ class _Quotient:
         self.parent = list(range(count))
         level = [0] * count
         for node, before in enumerate(predecessors):
-            level[node] = max((level[b] + (supported[b] and not supported[node]) for b in before), default=0)
-            if supported[node]:
-                for b in before:
-                    if supported[b] and level[b] == level[node]:
-                        self.parent[self.root(b)] = self.root(node)
-        self.vertices = [node for node in range(count) if self.root(node) == node]
+            if not before:
+                continue
+            if not supported[node]:
+                level[node] = max(level[b] + supported[b] for b in before)
+                continue
+            here = level[node] = max(level[b] for b in before)
+            for b in before:
+                if supported[b] and level[b] == here:
+                    # Towards the older root: trees stay flat as the graph is walked.
+                    self.parent[self.root(node)] = self.root(b)
+        self.vertices = [node for node, parent in enumerate(self.parent) if parent == node]
         self.before: dict[int, set[int]] = {vertex: set() for vertex in self.vertices}
         self.after: dict[int, set[int]] = {vertex: set() for vertex in self.vertices if supported[vertex]}
         """Of clusters, and only clusters among their successors: nothing else can be merged."""
         order_after: dict[int, list[int]] = {vertex: [] for vertex in self.vertices}
+        roots = [self.root(node) for node in range(count)]
         for node, sources in enumerate(predecessors):
-            here = self.root(node)
+            here = roots[node]
             for b in sources:
-                there = self.root(b)
+                there = roots[b]
                 if there != here and there not in self.before[here]:
                     self.before[here].add(there)
                     order_after[there].append(here)
