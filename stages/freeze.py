@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,6 +141,7 @@ def _written(functions: Iterable[tf.types.experimental.ConcreteFunction]) -> set
 def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
     """Write `graph.pb` and the large weights, and describe them."""
     graph_def = _prune(draft, model.inputs)
+    values = _rename_values(graph_def, draft.values)
     writer = WeightWriter(folder)
     for node in graph_def.node:
         if node.op in _TABLES:
@@ -147,8 +149,8 @@ def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
                 f"{_subject(model)}: the table {node.name} is filled by a TensorFlow 1 initialiser outside the graph",
                 "save the model again from TensorFlow 2, with tf.lookup tables",
             )
-        if node.name in draft.values:
-            value = _read(model, draft.values[node.name])
+        if node.name in values:
+            value = _read(model, values[node.name])
             writer.put(node, np.asarray(value), value.dtype)
         elif node.op == "Const":
             writer.move(node)
@@ -187,6 +189,27 @@ def _prune(draft: _Draft, inputs: Iterable[str]) -> tf.compat.v1.GraphDef:
     pruned.library.function.extend(reachable_functions(nodes, library))
     name_by_content(pruned)
     return pruned
+
+
+def _rename_values(graph_def: tf.compat.v1.GraphDef, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Give the values that a loaded SavedModel calls `unknown`, `unknown_0`, … names of their own, in place.
+
+    TensorFlow uses these for the captures of any function that it loads: a constant of that name in a stitched graph
+    takes the shape of a capture.
+    """
+    taken = {node.name for node in graph_def.node}
+    renamed: dict[str, str] = {}
+    for name in values:
+        if name.startswith("unknown") and name in taken:
+            renamed[name] = next(n for i in itertools.count(len(renamed)) if (n := f"graftrt/values/{i}") not in taken)
+            taken.add(renamed[name])
+    for node in graph_def.node:
+        node.name = renamed.get(node.name, node.name)
+        for position, reference in enumerate(node.input):
+            source, colon, output = reference.lstrip("^").partition(":")
+            if source in renamed:
+                node.input[position] = "^" * reference.startswith("^") + renamed[source] + colon + output
+    return {renamed.get(name, name): value for name, value in values.items()}
 
 
 def _read(model: Model, tensor: tf.Tensor) -> tf.Tensor:

@@ -120,7 +120,8 @@ class Graph:
         for name in order:
             op = operations[name]
             inputs = tuple((number[t.op.name], t.value_index) for t in op.inputs)
-            controls = tuple(number[name] for name in _waited_for(op))
+            waited_for = [number[source] for source in _waited_for(op)]
+            controls = tuple(j for j in waited_for if j >= len(nodes) or not nodes[j].free)
             stateful = self._stateful(op.node_def, op.op_def.is_stateful, frozenset())
             known = [depth[j] for j in (*(source for source, _ in inputs), *controls) if j < len(depth)]
             depth.append(_depth(op.type, {t.op.type for t in op.inputs}, max(known, default=0)))

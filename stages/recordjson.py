@@ -27,6 +27,8 @@ def encode(value: object, folder: Path) -> Json:
         return os.path.relpath(value, folder)
     if isinstance(value, tuple | list):
         return [encode(item, folder) for item in value]
+    if isinstance(value, dict):
+        return {str(key): encode(item, folder) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = getattr(value, "folder", None)
         if own is not None and own != folder:
