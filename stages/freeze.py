@@ -154,6 +154,7 @@ def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
             writer.put(node, np.asarray(value), value.dtype)
         elif node.op == "Const":
             writer.move(node)
+    _drop_gradients(graph_def)
     imported = _import(model, graph_def)
     _keep_shapes(graph_def, imported)
     (folder / "graph.pb").write_bytes(graph_def.SerializeToString(deterministic=True))
@@ -240,6 +241,13 @@ def _import(model: Model, graph_def: tf.compat.v1.GraphDef) -> tf.Graph:
             for node in graph_def.node:
                 node.attr.pop("_output_shapes", None)
     return graph
+
+
+def _drop_gradients(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Forget custom gradients: they are Python functions of the process that built the model, and nobody trains this."""
+    for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
+        for node in nodes:
+            node.attr.pop("_gradient_op_type", None)
 
 
 def _keep_shapes(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:

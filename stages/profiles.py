@@ -11,8 +11,10 @@ from stages.graph import Graph
 from stages.reference import Reference
 from stages.samples import SizeRange, Sizes
 
-_MARGIN = 2
-"""How much larger than observed an axis may be that does not follow the batch size."""
+_MARGIN = 4
+"""How much larger than observed an axis may be whose size depends on the data, where the op that makes it sets no limit."""
+_LIMITS = {f"NonMaxSuppression{version}": 2 for version in ("", "V2", "V3", "V4", "V5")}
+"""Ops with a result of data-dependent length, and their input that limits it."""
 
 
 class ProfileMaker:
@@ -76,20 +78,35 @@ class ProfileMaker:
         if not self._must_observe(tensor):
             return ShapeRange(name, low, usual, high)
         axes = [
-            observed if declared is not None else _widened(observed, points)
+            observed if declared is not None else _widened(observed, points, self._limit(tensor))
             for declared, observed in zip(tensor.shape or (), zip(low, usual, high, strict=True), strict=True)
         ]
         return ShapeRange(name, *(tuple(axis[p] for axis in axes) for p in range(3)))
 
+    def _limit(self, tensor: Tensor) -> int | None:
+        """The most elements that the op which makes a tensor can put into it, if a constant says so."""
+        import tensorflow as tf
 
-def _widened(axis: tuple[int, int, int], points: Sequence[Sizes]) -> tuple[int, int, int]:
+        node = self._graph.nodes[self._graph.number[tensor.name.rsplit(":", 1)[0]]]
+        if node.op not in _LIMITS:
+            return None
+        source = self._graph.nodes[node.inputs[_LIMITS[node.op]][0]]
+        return (
+            int(tf.make_ndarray(self._graph.node_defs[source.name].attr["value"].tensor))
+            if source.op == "Const"
+            else None
+        )
+
+
+def _widened(axis: tuple[int, int, int], points: Sequence[Sizes], limit: int | None) -> tuple[int, int, int]:
     """An open axis that grows in step with an axis of the model's inputs stays as observed; any other depends on the
     data, so it may be smaller and larger another time."""
     for columns in zip(*(point.shapes for point in points), strict=True):
         for sizes in zip(*columns, strict=True):
             if len(set(sizes)) > 1 and all(a * sizes[0] == s * axis[0] for s, a in zip(sizes, axis, strict=True)):
                 return axis
-    return min(1, *axis), max(1, axis[1]), max(1, *axis) * _MARGIN
+    high = max(1, *axis) * _MARGIN if limit is None else max(limit, *axis)
+    return min(1, *axis), max(1, axis[1]), high
 
 
 def onnx_inputs(region: Region) -> list[tuple[str, Tensor]]:

@@ -90,7 +90,9 @@ def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str)
     parts = _Parts(module.weights, module.plans, captured)
     signatures[frozen.source.signature] = _function(graph, stitched, parts)
     target = folder / "saved_model"
-    tf.saved_model.save(module, str(target), signatures=signatures)
+    # Gradients can't be saved for functions that came from a GraphDef, and an engine has none anyway.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(target), signatures=signatures, options=options)
     if frozen.source.tags != ("serve",):
         _set_tags(target, frozen.source.tags)
     shutil.rmtree(staged)

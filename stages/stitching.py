@@ -265,7 +265,8 @@ def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
                 engine.bytes,
                 engine.fingerprint.digest,
                 engine.fingerprint.capabilities,
-                profiles,
+                # ONNX Runtime takes any size that the model takes.
+                profiles if get(engine.fingerprint.backend).device == "gpu" else (),
             )
             for engine in graft.engines
         ),

@@ -43,13 +43,15 @@ class Converted:
         return {op.op: op.reason.value for op in self.report.left_in_tensorflow}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Call the stitched model's signature in this process, as eager TensorFlow does."""
+        """Call the stitched model's signature in this process, as eager TensorFlow does; a single input needs no name."""
         import tensorflow as tf
 
         import stages.engine_op  # noqa: F401 - makes TensorFlow know the op
 
         function = tf.saved_model.load(str(self.out / "saved_model")).signatures[self.report.signature]
         dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
+        if len(dtypes) == 1:
+            inputs = dict(zip(dtypes, inputs.values(), strict=True))
         outputs = function(**{name: tf.constant(value, dtypes[name]) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 

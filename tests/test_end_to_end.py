@@ -215,5 +215,5 @@ def test_a_real_architecture_is_one_region_with_a_tensorrt_plan(converted: Conve
     shape = model.input_shape[1:]
     for batch in (1, 3):
         image = np.random.default_rng(batch).random((batch, *shape), np.float32)
-        (actual,) = result.run({model.inputs[0].name: image}).values()
+        (actual,) = result.run({"image": image}).values()
         assert relative_error(model(image).numpy(), actual) <= FP32
