@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import artifacts, precision
+from stages import artifacts, precision, translate
 from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
-from stages.backends.base import PRECISIONS, BuildOptions, partial_path
+from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.isolated import Worker
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 _FALLBACK = {"fp16": ("fp16", "fp32"), "tf32": ("tf32", "fp32"), "fp32": ("fp32",)}
 _EXTERNAL_BYTES = 1_500_000_000
@@ -122,15 +121,13 @@ class _Compiler:
         backend = worker.backend
         plan = folder / f"{backend.name}{backend.suffix}"
         failures: list[str] = []
-        for wanted, used in _precisions(self.options.precision, backend.device):
+        for used in dict.fromkeys(_precisions(self.options.precision, backend.device)):
             try:
                 model, digest = models.get(used)
             except BuildError as error:
-                failures.append(f"{wanted}: {error.problem}")
+                failures.append(f"{used}: {error.problem}")
                 continue
-            build_options = BuildOptions(
-                used, region.profiles, self.options.workspace_mib, self.options.capabilities
-            )
+            build_options = BuildOptions(used, region.profiles, self.options.workspace_mib, self.options.capabilities)
             outcome = compile_region(worker, model, digest, build_options, plan, cache=self.cache)
             if not outcome.built:
                 failures.append(f"{used}: {outcome.failure}")
@@ -145,7 +142,11 @@ class _Compiler:
             )
             notes = [f"{failure}; built in {used}" for failure in failures] + ["from cache"] * outcome.cached
             fingerprint = Fingerprint(
-                backend.name, worker.version, used, region.digest, self.options.capabilities if backend.device == "gpu" else ()
+                backend.name,
+                worker.version,
+                used,
+                region.digest,
+                self.options.capabilities if backend.device == "gpu" else (),
             )
             _write_fingerprint(folder / f"{backend.name}.json", fingerprint)
             return Engine(
@@ -158,3 +159,63 @@ class _Compiler:
                 note="; ".join(notes),
             )
         return "; ".join(failures)
+
+
+class _Models:
+    """A region's ONNX model in the precisions that its engines need, each converted once."""
+
+    def __init__(self, region: Region, folder: Path) -> None:
+        self._region = region
+        self._folder = folder
+        self._made: dict[str, tuple[Path, str]] = {}
+
+    def get(self, wanted: str) -> tuple[Path, str]:
+        """The model to compile, and its SHA-256.
+
+        Raises:
+            BuildError: the model can't be converted.
+        """
+        if wanted in ("fp32", "tf32"):
+            return self._region.model, self._region.digest
+        if wanted not in self._made:
+            import onnx
+
+            model = precision.convert(onnx.load(self._region.model), wanted)
+            self._folder.mkdir(exist_ok=True)
+            path = self._folder / f"{wanted}.onnx"
+            translate.save_model(model, path)
+            self._made[wanted] = path, translate.digest(path)
+        return self._made[wanted]
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _precisions(asked: str, device: str) -> tuple[str, ...]:
+    """What to try, in order. A CPU has no TF32: there it is IEEE FP32, which is closer to TensorFlow."""
+    return tuple("fp32" if wanted == "tf32" and device == "cpu" else wanted for wanted in _FALLBACK[asked])
+
+
+def _refuse_open_axes(region: Region) -> None:
+    """Raise where TensorRT would get an input with an open axis and no range for it."""
+    ranges = {entry.input for profile in region.profiles for entry in profile}
+    for i, tensor in enumerate(region.inputs):
+        if f"input_{i}" not in ranges and (tensor.shape is None or None in tensor.shape) and _reads(region, i):
+            sizes = (
+                "?" if tensor.shape is None else ", ".join("?" if axis is None else str(axis) for axis in tensor.shape)
+            )
+            raise BuildError(
+                f"{region.name} input {tensor.name}: shape ({sizes}) is open and has no range",
+                f"--shape {tensor.name}=MIN,OPT,MAX",
+            )
+
+
+def _reads(region: Region, position: int) -> bool:
+    import onnx
+
+    graph = onnx.load(region.model, load_external_data=False).graph
+    return any(value.name == f"input_{position}" for value in graph.input)
+
+
+def _write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
+    path.write_text(json.dumps(asdict(fingerprint), indent=1) + "\n")

@@ -104,7 +104,7 @@ def verification_samples(
 
 
 def read(frozen: FrozenGraph, path: Path | None) -> list[dict[str, Array]]:
-    """Samples (none without a path) from an `.npz` file with one array for each input, named by the signature's keyword: one sample a file.
+    """Samples (none without a path) from an `.npz` file with one array for each input, named by its keyword: one sample a file.
 
     Raises:
         SplitError: no such file, a missing or unknown name, a wrong dtype or shape, NaN.

@@ -7,8 +7,8 @@ The import loads TensorFlow, and compiles the op the first time; import it, and 
 start-up counts.
 """
 
-from stages.engine_op.op import RegionStats, engine_call, load, reset_stats, stats
+from stages.engine_op.op import RegionStats, engine_call, load, native_only, reset_stats, stats
 
-__all__ = ["RegionStats", "engine_call", "load", "reset_stats", "stats"]
+__all__ = ["RegionStats", "engine_call", "load", "native_only", "reset_stats", "stats"]
 
 load()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn, TypedDict, cast
 
 from stages.engine_op.compile import compiled_library
@@ -55,6 +56,23 @@ def reset_stats() -> None:
     _library()[1].GraftResetStats()
 
 
+@contextlib.contextmanager
+def native_only() -> Iterator[None]:
+    """Run every EngineCall's native segment, TensorFlow's own ops, while the block runs: for comparing engines with them.
+
+    Process-wide, and counted as `no runtime`; engines are released, and loaded again by the first call afterwards.
+    """
+    from stages.engine_op import runtime
+
+    library = _library()[1]
+    library.GraftUnregisterRuntime(_DRAIN_SECONDS)
+    runtime.close_all()
+    try:
+        yield
+    finally:
+        _register(library)
+
+
 def engine_call(
     device_inputs: Sequence[tf.Tensor],
     host_inputs: Sequence[tf.Tensor],
@@ -100,8 +118,6 @@ def _library() -> tuple[ModuleType, ctypes.CDLL]:
 def _load() -> tuple[ModuleType, ctypes.CDLL]:
     import tensorflow as tf
 
-    from stages.engine_op.runtime import TABLE
-
     path = compiled_library()
     try:
         module = tf.load_op_library(str(path))
@@ -115,12 +131,18 @@ def _load() -> tuple[ModuleType, ctypes.CDLL]:
     library.GraftFreeString.argtypes = (ctypes.c_void_p,)
     library.GraftFreeString.restype = None
     library.GraftResetStats.restype = None
-    if library.GraftRegisterRuntime(ctypes.byref(TABLE)) != 0:
-        raise EngineOpError("another copy of GraftRT has registered its runtime", "install GraftRT once")
+    _register(library)
     # Before the interpreter goes: after that, no thread may enter it any more.
     atexit.register(library.GraftUnregisterRuntime, _DRAIN_SECONDS)
     tf.RegisterGradient("EngineCall")(_no_gradient)
     return module, library
+
+
+def _register(library: ctypes.CDLL) -> None:
+    from stages.engine_op.runtime import TABLE
+
+    if library.GraftRegisterRuntime(ctypes.byref(TABLE)) != 0:
+        raise EngineOpError("another copy of GraftRT has registered its runtime", "install GraftRT once")
 
 
 def _no_gradient(op: tf.Operation, *_: tf.Tensor) -> NoReturn:
