@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +67,9 @@ def plan_of(data: bytes, *, device: str = "cpu", backend: str = "onnxruntime", p
     return Plan(backend, device, "1", "fp32", digest, len(data), digest, (), profiles)
 
 
-def affine_interface(plans: Sequence[Plan], region: str, *, storage: str = "file", on_failure: str = "native") -> Interface:
+def affine_interface(
+    plans: Sequence[Plan], region: str, *, storage: str = "file", on_failure: str = "native"
+) -> Interface:
     from stages.engine_op.interface import Interface, Port
 
     return Interface(
@@ -107,3 +114,22 @@ def affine_call(
     return engine_call(
         [x], [], [str(path)], native_segment=affine_segment(native_offset), interface=interface, name=f"call_{region}"
     )
+
+
+def run_python(program: str, *arguments: str, timeout_seconds: int = 240, **environment: str) -> CompletedProcess[str]:
+    """Run a program in a fresh interpreter that finds GraftRT and the tests.
+
+    Raises:
+        AssertionError: it didn't end with 0.
+    """
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "1", **environment},
+    )
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done

@@ -103,7 +103,9 @@ class Worker:
         start = time.perf_counter()
         with self._lock:
             try:
-                outcome = messages.decode_answer(BuildOutcome, self._request(messages.encode_build(model, plan, options), "builder"))
+                outcome = messages.decode_answer(
+                    BuildOutcome, self._request(messages.encode_build(model, plan, options), "builder")
+                )
             except _Lost as lost:
                 outcome = BuildOutcome(False, time.perf_counter() - start, str(lost))
             finally:

@@ -10,13 +10,13 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from stages.errors import EngineOpError
+from stages.errors import ArtifactError, EngineOpError
+from stages.userdir import user_cache_dir
 
 log = logging.getLogger(__name__)
 
@@ -54,27 +54,15 @@ def compiled_library() -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for compiled libraries, made if need be; only this user can write there.
+    """The folder for compiled libraries, made if need be; it is this user's alone (see `user_cache_dir`).
 
     Raises:
-        EngineOpError: it can't be made, or is someone else's, or others can use it.
+        EngineOpError: it can't be made, or is someone else's.
     """
-    root = os.environ.get("GRAFTRT_CACHE_DIR")
-    if not root:
-        root = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftrt")
-    folder = Path(root).absolute() / "engine_op"
-    remedy = "set GRAFTRT_CACHE_DIR to a folder of your own"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError as error:
-        raise EngineOpError(f"{folder}: can't be made: {error.strerror}", remedy) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise EngineOpError(f"{folder}: is not a folder of this user, so code in it is not trusted", remedy)
-    if found.st_mode & 0o077:
-        raise EngineOpError(f"{folder}: other users can use it, so code in it is not trusted", f"chmod 700 {folder}")
-    return folder
+        return user_cache_dir("engine_op")
+    except ArtifactError as error:
+        raise EngineOpError(error.problem, error.remedy) from error
 
 
 def compiler() -> list[str]:

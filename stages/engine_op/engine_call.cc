@@ -1,5 +1,6 @@
 // EngineCall: runs a region of a TensorFlow graph in an engine, or in TensorFlow where no engine can run.
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -29,6 +30,9 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 
 constexpr int kFormatVersion = 1;
+
+// Verification compares engines with native segments; nesting counts.
+std::atomic<int32_t> native_only{0};
 
 // Engine libraries read a null pointer as "not bound".
 alignas(64) char empty_tensor_data[64];
@@ -185,6 +189,10 @@ class EngineCallOp : public AsyncOpKernel {
   void ComputeAsync(OpKernelContext* ctx, DoneCallback done) override {
     OP_REQUIRES_ASYNC(ctx, ctx->cancellation_manager() == nullptr || !ctx->cancellation_manager()->IsCancelled(),
                       absl::CancelledError(absl::StrCat(name(), ": cancelled")), done);
+    if (native_only.load() > 0) {
+      counters_->CountFallback("native only", "asked for", name());
+      return native_->Run(ctx, std::move(done));
+    }
     if (format_version_ > kFormatVersion) {
       return Fallback(ctx, "format version", absl::StrCat("the op is of version ", format_version_), std::move(done));
     }
@@ -301,6 +309,8 @@ int32_t GraftRegisterRuntime(const GraftRuntime* runtime) { return graftrt::Runt
 int32_t GraftUnregisterRuntime(double timeout_seconds) {
   return graftrt::RuntimeSlot::Get().Unregister(timeout_seconds);
 }
+
+void GraftNativeOnly(int32_t on) { graftrt::native_only.fetch_add(on != 0 ? 1 : -1); }
 
 char* GraftStats() { return strdup(graftrt::Counters::Get().Json().c_str()); }
 

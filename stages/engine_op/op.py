@@ -58,19 +58,16 @@ def reset_stats() -> None:
 
 @contextlib.contextmanager
 def native_only() -> Iterator[None]:
-    """Run every EngineCall's native segment, TensorFlow's own ops, while the block runs: for comparing engines with them.
+    """Within it every EngineCall of the process runs its native segment, also where its policy is to fail.
 
-    Process-wide, and counted as `no runtime`; engines are released, and loaded again by the first call afterwards.
+    The calls count as fallbacks with the reason `native only`.
     """
-    from stages.engine_op import runtime
-
     library = _library()[1]
-    library.GraftUnregisterRuntime(_DRAIN_SECONDS)
-    runtime.close_all()
+    library.GraftNativeOnly(1)
     try:
         yield
     finally:
-        _register(library)
+        library.GraftNativeOnly(0)
 
 
 def engine_call(
@@ -131,6 +128,8 @@ def _load() -> tuple[ModuleType, ctypes.CDLL]:
     library.GraftFreeString.argtypes = (ctypes.c_void_p,)
     library.GraftFreeString.restype = None
     library.GraftResetStats.restype = None
+    library.GraftNativeOnly.argtypes = (ctypes.c_int32,)
+    library.GraftNativeOnly.restype = None
     _register(library)
     # Before the interpreter goes: after that, no thread may enter it any more.
     atexit.register(library.GraftUnregisterRuntime, _DRAIN_SECONDS)
@@ -146,6 +145,8 @@ def _register(library: ctypes.CDLL) -> None:
 
 
 def _no_gradient(op: tf.Operation, *_: tf.Tensor) -> NoReturn:
+    # The eager tape's stand-in for an op has attributes only, no name.
+    region = Interface.from_json(op.get_attr("interface").decode()).region
     raise LookupError(
-        f"EngineCall {op.name!r} has no gradient: engines only run forwards. Train the original model, convert it then"
+        f"EngineCall has no gradient, and {region} is one: engines only run forwards. Train the original model instead"
     )

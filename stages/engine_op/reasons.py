@@ -1,6 +1,6 @@
 """Why an engine can't run: the keys of `stats()`'s fallbacks. Stable; details are in the log.
 
-The kernel itself adds `no runtime` (the process has no Python, or is exiting).
+The kernel itself adds `no runtime` (the process has no Python, or is exiting) and `native only` (`native_only()`).
 """
 
 from __future__ import annotations

@@ -65,12 +65,6 @@ def _close(handle: int) -> None:
         log.exception("engines can't be released")
 
 
-def close_all() -> None:
-    """Release every set of engines; for when no kernel will call with their handles any more."""
-    while _sets:
-        _close(next(iter(_sets)))
-
-
 def _view(tensor: abi.Tensor) -> TensorView:
     dtype = BY_TENSORFLOW.get(tensor.dtype)
     if dtype is None:

@@ -74,6 +74,9 @@ GRAFT_EXPORT int32_t GraftRegisterRuntime(const GraftRuntime* runtime);
 // number of calls that still are.
 GRAFT_EXPORT int32_t GraftUnregisterRuntime(double timeout_seconds);
 
+// While more calls have said 1 than 0, every call runs its native segment, whatever its policy.
+GRAFT_EXPORT void GraftNativeOnly(int32_t on);
+
 // The counters as JSON: {region: {"engine_calls": int, "fallbacks": {reason: int}}}. Free it with GraftFreeString.
 GRAFT_EXPORT char* GraftStats();
 GRAFT_EXPORT void GraftFreeString(char* text);
