@@ -8,7 +8,6 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages import artifacts, precision, translate
 from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
@@ -16,9 +15,6 @@ from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.isolated import Worker
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
-
-if TYPE_CHECKING:
-    pass
 
 _FALLBACK = {"fp16": ("fp16", "fp32"), "tf32": ("tf32", "fp32"), "fp32": ("fp32",)}
 _EXTERNAL_BYTES = 1_500_000_000
@@ -215,75 +211,6 @@ def _reads(region: Region, position: int) -> bool:
 
     graph = onnx.load(region.model, load_external_data=False).graph
     return any(value.name == f"input_{position}" for value in graph.input)
-
-
-def _write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
-    path.write_text(json.dumps(asdict(fingerprint), indent=1) + "\n")
-
-
-@dataclass(slots=True)
-class _Models:
-    """The region's ONNX model in each precision that is asked for, made once: path, and SHA-256 with its weights."""
-
-    region: Region
-    folder: Path
-    made: dict[str, tuple[Path, str] | BuildError] = field(default_factory=dict)
-
-    def get(self, wanted: str) -> tuple[Path, str]:
-        """Raises BuildError where the model can't be converted."""
-        if wanted != "fp16":
-            return self.region.model, self.region.digest
-        if wanted not in self.made:
-            try:
-                self.made[wanted] = self._convert(wanted)
-            except BuildError as error:
-                self.made[wanted] = error
-        made = self.made[wanted]
-        if isinstance(made, BuildError):
-            raise made
-        return made
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _convert(self, wanted: str) -> tuple[Path, str]:
-        import onnx
-
-        self.folder.mkdir(exist_ok=True)
-        converted = precision.convert(onnx.load(self.region.model), wanted)
-        path = self.folder / f"{wanted}.onnx"
-        external = converted.ByteSize() > _EXTERNAL_BYTES
-        weights = f"{path.name}.data"
-        onnx.save(converted, path, save_as_external_data=external, location=weights if external else None)
-        files = (path, self.folder / weights) if external else (path,)
-        return path, artifacts.sha256_file(*files)
-
-
-def _precisions(asked: str, device: str) -> Iterator[str]:
-    """What to try, in order. TF32 is a mode of GPUs: elsewhere it is fp32."""
-    if asked != "fp32" and not (asked == "tf32" and device == "cpu"):
-        yield asked
-    yield "fp32"
-
-
-def _refuse_open_axes(region: Region) -> None:
-    import onnx
-
-    model = onnx.load(region.model, load_external_data=False)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        sizes = [axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim]
-        ranged = bool(region.profiles) and all(
-            any(span.input == value.name for span in profile) for profile in region.profiles
-        )
-        if None not in sizes or ranged or value.name in constants:
-            continue
-        position = int(value.name.removeprefix("input_"))
-        tensor = region.inputs[position].name
-        shape = ", ".join("?" if size is None else str(size) for size in sizes)
-        raise BuildError(
-            f"{region.name} input {tensor}: shape ({shape}) is open and has no range", f"--shape {tensor}=MIN,OPT,MAX"
-        )
 
 
 def _write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:

@@ -86,8 +86,10 @@ class _Types:
     def of(model: onnx.ModelProto) -> _Types:
         import onnx
 
-        # Types do not depend on large weights, and shape inference serialises the model, which protobuf limits to 2 GB.
+        # Types do not depend on large weights, with which inference would exceed the 2 GB limit of protobuf.
         light = _without_weights(model)
+        # Inference believes these remarks, wrong ones too.
+        del light.graph.value_info[:]
         for tensor in model.graph.initializer:
             if len(tensor.raw_data) <= 1024:
                 light.graph.initializer.append(tensor)

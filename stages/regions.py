@@ -18,9 +18,8 @@ End = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The boundary of a set of nodes. `inputs` come in the order in which the nodes read them, `outputs` in node
-    order; `controls_in` are nodes outside that one inside waits for, `controls_out` nodes inside that one outside
-    waits for."""
+    """The boundary of a set of nodes. `inputs` come in the order in which the nodes read them, but those that TensorFlow
+    keeps in host memory last; `outputs` in node order; `controls_in` are nodes outside that one inside waits for."""
 
     ops: tuple[int, ...]
     inputs: tuple[End, ...]
@@ -56,7 +55,13 @@ def cut(graph: Graph, ops: Sequence[int]) -> Cut:
                 controls[source] = None
         read = {k for consumer, k in graph.consumers[i] if consumer not in inside and graph.nodes[consumer].needed}
         outputs.extend((i, k) for k in range(len(node.outputs)) if k in read or (i, k) in graph.fetched)
-    return Cut(tuple(ops), tuple(inputs), tuple(outputs), tuple(controls))
+    ordered = sorted(inputs, key=lambda end: in_host_memory(graph.tensor(*end)))
+    return Cut(tuple(ops), tuple(ordered), tuple(outputs), tuple(controls))
+
+
+def in_host_memory(tensor: Tensor) -> bool:
+    """Whether TensorFlow keeps a tensor in host memory beside a GPU: its convention for int32, which is mostly sizes."""
+    return tensor.dtype == "int32"
 
 
 def tensors(graph: Graph, ends: Sequence[End]) -> tuple[Tensor, ...]:

@@ -15,7 +15,7 @@ from stages.backends import get
 from stages.graph import Graph
 from stages.native import NativeSegment, native_segment, reads
 from stages.profiles import onnx_inputs
-from stages.regions import Cut, End, cut
+from stages.regions import Cut, End, cut, in_host_memory
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -152,9 +152,11 @@ class _Stitcher:
         node.input.extend(handles)
         node.input.extend(self.plan_nodes[graft.file(engine)] for engine in graft.engines)
         node.input.extend(sorted({f"^{self._control(i)}" for i in graft.boundary.controls_in}))
-        for attribute, tensors in (("Tin", region.inputs), ("Tout", region.outputs)):
+        device = [tensor for tensor in region.inputs if not in_host_memory(tensor)]
+        host = region.inputs[len(device) :]
+        for attribute, tensors in (("Tin", device), ("Thost", host), ("Tout", region.outputs)):
+            node.attr[attribute].list.SetInParent()
             node.attr[attribute].list.type.extend(tf.as_dtype(tensor.dtype).as_datatype_enum for tensor in tensors)
-        node.attr["Thost"].list.SetInParent()
         node.attr["Tcap"].list.type.extend([tf.resource.as_datatype_enum] * len(handles))
         node.attr["N"].i = len(graft.engines)
         node.attr["output_shapes"].list.shape.extend(tf.TensorShape(t.shape).as_proto() for t in region.outputs)
@@ -251,7 +253,12 @@ def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
     return Interface(
         region=region.name,
         inputs=tuple(
-            Port(name if name in bound else None, tensor.dtype, tensor.shape)
+            Port(
+                name if name in bound else None,
+                tensor.dtype,
+                tensor.shape,
+                "host" if in_host_memory(tensor) else "device",
+            )
             for name, tensor in zip(names, region.inputs, strict=True)
         ),
         outputs=tuple(Port(f"output_{i}", tensor.dtype, tensor.shape) for i, tensor in enumerate(region.outputs)),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 
-ABI_VERSION = 1
+from stages.engine_op.dtypes import DType
+
+ABI_VERSION = 2
 REASON_SIZE = 64
 DETAIL_SIZE = 2048
 
@@ -26,6 +28,7 @@ class Tensor(ctypes.Structure):
         ("dims", ctypes.POINTER(ctypes.c_int64)),
         ("rank", ctypes.c_int32),
         ("dtype", ctypes.c_int32),
+        ("on_host", ctypes.c_int32),
     )
 
 
@@ -48,6 +51,20 @@ class OpenRequest(ctypes.Structure):
         ("device", Bytes),
         ("plans", ctypes.POINTER(Bytes)),
         ("num_plans", ctypes.c_int32),
+        ("stream", ctypes.c_void_p),
+    )
+
+
+class GraphPort(ctypes.Structure):
+    """`GraftGraphPort`."""
+
+    _fields_ = (
+        ("dims", ctypes.POINTER(ctypes.c_int64)),
+        ("buffer", ctypes.c_uint64),
+        ("bytes", ctypes.c_int64),
+        ("rank", ctypes.c_int32),
+        ("index", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
     )
 
 
@@ -87,3 +104,19 @@ class Runtime(ctypes.Structure):
         ("run", Run),
         ("close", Close),
     )
+
+
+def graph_port(index: int, shape: tuple[int, ...], size: int, address: int, dtype: DType) -> GraphPort:
+    """One port of a captured graph; `size` in bytes."""
+    dims = (ctypes.c_int64 * len(shape))(*shape)
+    return GraphPort(
+        ctypes.cast(dims, ctypes.POINTER(ctypes.c_int64)), address, size, len(shape), index, dtype.tensorflow
+    )
+
+
+def create_graph(library: ctypes.CDLL, ports: list[GraphPort], inputs: int, executable: int) -> int:
+    """Tell the kernel of a captured graph; its record's number. `ports` are `inputs` inputs, then the outputs."""
+    library.GraftGraphCreate.restype = ctypes.c_int64
+    library.GraftGraphCreate.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p)
+    array = (GraphPort * len(ports))(*ports)
+    return int(library.GraftGraphCreate(array, inputs, len(ports) - inputs, executable))

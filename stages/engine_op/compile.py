@@ -20,7 +20,16 @@ from stages.userdir import user_cache_dir
 
 log = logging.getLogger(__name__)
 
-_SOURCES = ("engine_call.cc", "native_segment.h", "counters.h", "runtime_lease.h", "runtime_abi.h")
+_SOURCES = (
+    "engine_call.cc",
+    "native_segment.h",
+    "counters.h",
+    "graphs.h",
+    "cuda_driver.h",
+    "device_memory.h",
+    "runtime_lease.h",
+    "runtime_abi.h",
+)
 _FLAGS = ("-O2", "-DNDEBUG", "-fPIC", "-shared", "-fvisibility=hidden", "-w")
 _TIMEOUT_SECONDS = 900
 _LINES_SHOWN = 15
@@ -29,11 +38,16 @@ _LINES_SHOWN = 15
 def compiled_library() -> Path:
     """The op's shared library, compiled now if this user has none for this TensorFlow.
 
-    `CXX` names another compiler, with options if need be; `GRAFTRT_CACHE_DIR` another cache.
+    `CXX` names another compiler, with options if need be; `GRAFTRT_CACHE_DIR` another cache. `GRAFTRT_ENGINE_OP` names
+    a library that was compiled elsewhere, from these sources and for this TensorFlow: for hosts without a compiler.
 
     Raises:
         EngineOpError: there is no compiler, it failed, or the cache is not this user's alone.
     """
+    if prebuilt := os.environ.get("GRAFTRT_ENGINE_OP"):
+        if not Path(prebuilt).is_file():
+            raise EngineOpError(f"GRAFTRT_ENGINE_OP is {prebuilt}, which is no file", "unset it to compile the op here")
+        return Path(prebuilt)
     folder = cache_folder()
     command = compiler()
     flags = [*_FLAGS, *_tensorflow_flags()]

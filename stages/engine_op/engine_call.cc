@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "counters.h"
+#include "device_memory.h"
 #include "google/protobuf/json/json.h"
 #include "google/protobuf/struct.pb.h"
+#include "graphs.h"
 #include "native_segment.h"
 #include "runtime_abi.h"
 #include "runtime_lease.h"
@@ -19,6 +21,8 @@
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/platform/env.h"
+#include "xla/stream_executor/stream.h"
+#include "xla/stream_executor/stream_executor.h"
 
 namespace graftrt {
 namespace {
@@ -155,6 +159,7 @@ struct Engines {
   int64_t generation;
   int64_t handle;
   GraftFailure failure;
+  std::shared_ptr<GraphTable> graphs;
 };
 
 class EngineCallOp : public AsyncOpKernel {
@@ -182,6 +187,7 @@ class EngineCallOp : public AsyncOpKernel {
 
   ~EngineCallOp() override {
     if (engines_ == nullptr || engines_->handle == 0) return;
+    Graphs::Get().Close(engines_->handle);
     RuntimeLease runtime;
     if (runtime.generation() == engines_->generation) runtime->close(engines_->handle);
   }
@@ -225,24 +231,37 @@ class EngineCallOp : public AsyncOpKernel {
     const GraftOpenRequest request = {{interface_.data(), static_cast<int64_t>(interface_.size())},
                                       {device.data(), static_cast<int64_t>(device.size())},
                                       plans.data(),
-                                      static_cast<int32_t>(plans.size())};
+                                      static_cast<int32_t>(plans.size()),
+                                      Stream(ctx)};
+    if (OnGpu(ctx)) DeviceMemory::Get().Register(Ordinal(ctx), ctx->device());
     auto opened = std::make_shared<Engines>();
     opened->generation = runtime.generation();
     opened->handle = runtime->open(&request, &opened->failure);
+    if (opened->handle != 0) opened->graphs = Graphs::Get().Open(opened->handle);
     std::shared_ptr<const Engines> current;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       if (engines_ == nullptr || engines_->generation != opened->generation) engines_ = opened;
       current = engines_;
     }
-    if (current != opened && opened->handle != 0) runtime->close(opened->handle);
+    if (current != opened && opened->handle != 0) {
+      Graphs::Get().Close(opened->handle);
+      runtime->close(opened->handle);
+    }
     return current;
   }
 
+  static bool OnGpu(OpKernelContext* ctx) { return ctx->op_device_context() != nullptr; }
+
+  static void* Stream(OpKernelContext* ctx) {
+    return OnGpu(ctx) ? ctx->op_device_context()->stream()->platform_specific_handle().stream : nullptr;
+  }
+
+  // CUDA's number of the device; TensorFlow's own may differ, where only some devices are visible to it.
+  static int Ordinal(OpKernelContext* ctx) { return ctx->op_device_context()->stream()->parent()->device_ordinal(); }
+
   static std::string DeviceName(OpKernelContext* ctx) {
-    const auto* device = static_cast<const tensorflow::Device*>(ctx->device());
-    if (device->device_type() == tensorflow::DEVICE_CPU) return "cpu";
-    return absl::StrCat("gpu:", device->parsed_name().id);
+    return OnGpu(ctx) ? absl::StrCat("gpu:", Ordinal(ctx)) : "cpu";
   }
 
   // On the executor's thread, as any kernel: an engine needs no other op to make progress.
@@ -262,17 +281,33 @@ class EngineCallOp : public AsyncOpKernel {
       const Tensor& tensor = ctx->input(i);
       dims[i] = tensor.shape().dim_sizes();
       inputs[i] = {tensor.NumElements() == 0 ? empty_tensor_data : tensor.data(), dims[i].data(), tensor.dims(),
-                   static_cast<int32_t>(tensor.dtype())};
+                   static_cast<int32_t>(tensor.dtype()), ctx->input_memory_type(i) == tensorflow::HOST_MEMORY};
     }
     Outputs outputs(ctx);
+    void* stream = Stream(ctx);
+    if (stream != nullptr && LaunchGraph(inputs, engines, stream, &outputs)) return true;
     const GraftRunRequest request = {engines.handle,     inputs.data(), num_inputs_,
-                                     ctx->num_outputs(), nullptr,       &outputs,
+                                     ctx->num_outputs(), stream,        &outputs,
                                      &Outputs::Allocate};
     if (runtime->run(&request, failure) != 0) return false;
     if (outputs.Keep()) return true;
     std::strncpy(failure->reason, "engine failed", kGraftReasonSize);
     std::strncpy(failure->detail, "the runtime left an output out", kGraftDetailSize);
     return false;
+  }
+
+  // The steady state on a GPU: no runtime, no interpreter's lock.
+  static bool LaunchGraph(const std::vector<GraftTensor>& inputs, const Engines& engines, void* stream,
+                          Outputs* outputs) {
+    const std::shared_ptr<CapturedGraph> graph = engines.graphs->Find(inputs);
+    if (graph == nullptr) return false;
+    std::vector<void*> targets;
+    for (const CapturedGraph::Port& port : graph->outputs) {
+      targets.push_back(Outputs::Allocate(outputs, port.index, port.dtype, static_cast<int32_t>(port.dims.size()),
+                                          port.dims.data()));
+      if (targets.back() == nullptr) return false;
+    }
+    return graph->Launch(inputs, targets, stream) && outputs->Keep();
   }
 
   void Fallback(OpKernelContext* ctx, const std::string& reason, const std::string& detail, DoneCallback done) {
@@ -296,8 +331,13 @@ class EngineCallOp : public AsyncOpKernel {
   std::shared_ptr<const Engines> engines_;
 };
 
-// A GPU kernel takes the same class, with host_inputs, captured and plans in host memory.
 REGISTER_KERNEL_BUILDER(Name("EngineCall").Device(tensorflow::DEVICE_CPU), EngineCallOp);
+REGISTER_KERNEL_BUILDER(Name("EngineCall")
+                            .Device(tensorflow::DEVICE_GPU)
+                            .HostMemory("host_inputs")
+                            .HostMemory("captured")
+                            .HostMemory("plans"),
+                        EngineCallOp);
 
 }  // namespace
 }  // namespace graftrt
@@ -311,6 +351,19 @@ int32_t GraftUnregisterRuntime(double timeout_seconds) {
 }
 
 void GraftNativeOnly(int32_t on) { graftrt::native_only.fetch_add(on != 0 ? 1 : -1); }
+
+int64_t GraftGraphCreate(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable) {
+  return graftrt::Graphs::Get().Create(
+      std::make_shared<graftrt::CapturedGraph>(ports, num_inputs, num_outputs, executable));
+}
+
+void GraftGraphInstall(int64_t engines, int64_t graph) { graftrt::Graphs::Get().Install(engines, graph); }
+
+void GraftGraphDrop(int64_t graph) { graftrt::Graphs::Get().Drop(graph); }
+
+void* GraftAllocate(int32_t device, int64_t bytes) { return graftrt::DeviceMemory::Get().Allocate(device, bytes); }
+
+void GraftFree(int32_t device, void* address) { graftrt::DeviceMemory::Get().Free(device, address); }
 
 char* GraftStats() { return strdup(graftrt::Counters::Get().Json().c_str()); }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from stages.engine_op.interface import Interface, Plan
 from stages.engine_op.ort_engine import OrtEngine
 from stages.engine_op.reasons import CannotRun, Reason
 from stages.engine_op.registry import Key, Registry
+from stages.engine_op.trt_engine import TensorRtEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,20 @@ class _Candidate:
 class EngineSet:
     """Loads plans in order of preference, the second only when a call's shapes need it. Thread-safe."""
 
-    def __init__(self, interface: Interface, sources: Sequence[bytes], device: str, registry: Registry) -> None:
+    def __init__(
+        self,
+        interface: Interface,
+        sources: Sequence[bytes],
+        device: str,
+        registry: Registry,
+        *,
+        stream: int = 0,
+        library: ctypes.CDLL | None = None,
+    ) -> None:
         """Load the first plan that can run on `device` (`cpu` or `gpu:<ordinal>`).
+
+        Args:
+            stream, library: for a GPU, TensorFlow's stream and the op's shared library.
 
         Raises:
             CannotRun: none can. The reason is the first plan's that was for this device.
@@ -37,6 +51,8 @@ class EngineSet:
         self._interface = interface
         self._device = device
         self._registry = registry
+        self._stream = stream
+        self._library = library
         self._lock = threading.Lock()
         self._loaded: dict[Key, Engine | CannotRun] = {}
         self._outputs = tuple(port.binding or "" for port in interface.outputs)
@@ -58,8 +74,8 @@ class EngineSet:
                 return
         raise refusals[0]
 
-    def run(self, inputs: Sequence[TensorView], allocate: Allocate) -> None:
-        """Compute the outputs with the first plan that takes the inputs' shapes.
+    def run(self, inputs: Sequence[TensorView], allocate: Allocate, stream: int = 0) -> int:
+        """Compute the outputs with the first plan that takes the inputs' shapes; see `Engine.run`.
 
         Args:
             inputs: in the interface's order.
@@ -85,8 +101,7 @@ class EngineSet:
             except CannotRun as error:
                 refusal = refusal or error
                 continue
-            engine.run(bound, self._outputs, allocate)
-            return
+            return engine.run(bound, self._outputs, allocate, stream)
         assert refusal is not None, "an engine set has a candidate"
         raise refusal
 
@@ -117,9 +132,16 @@ class EngineSet:
 
     def _load(self, candidate: _Candidate) -> Engine:
         plan = candidate.plan
-        if plan.backend != "onnxruntime":
-            raise CannotRun(Reason.NO_BACKEND, f"{plan.backend} can't run on {self._device} here")
-        engine = OrtEngine(_checked(plan, candidate.source, self._interface.storage))
+        data = _checked(plan, candidate.source, self._interface.storage)
+        engine: OrtEngine | TensorRtEngine
+        if plan.backend == "onnxruntime":
+            engine = OrtEngine(data)
+        elif plan.device == "cpu":
+            raise CannotRun(Reason.NO_BACKEND, f"{plan.backend} can't run on a CPU")
+        else:
+            assert self._library is not None, "the kernel passes it"
+            plan_bytes = data if isinstance(data, bytes) else Path(data).read_bytes()
+            engine = TensorRtEngine(plan, plan_bytes, int(self._device.partition(":")[2]), self._stream, self._library)
         dtypes = {port.binding: port.dtype for port in self._interface.inputs}
         for name, dtype in engine.inputs.items():
             if dtypes.get(name) != dtype.name:
@@ -127,7 +149,8 @@ class EngineSet:
                     Reason.MISMATCH, f"the plan wants {name} as {dtype.name}, the op has {dtypes.get(name)}"
                 )
         for port in self._interface.outputs:
-            if port.binding not in engine.outputs or engine.outputs[port.binding].name != port.dtype:
+            found = engine.outputs.get(port.binding or "")
+            if found is None or found.name != port.dtype:
                 raise CannotRun(Reason.MISMATCH, f"the plan has no {port.dtype} output {port.binding}")
         return engine
 

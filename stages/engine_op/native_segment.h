@@ -9,12 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "cuda_driver.h"
 #include "tensorflow/core/common_runtime/device_mgr.h"
 #include "tensorflow/core/framework/function.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/resource_handle.h"
 #include "tensorflow/core/grappler/optimizers/meta_optimizer.h"
 #include "tensorflow/core/protobuf/config.pb.h"
+#include "xla/stream_executor/stream.h"
 
 namespace graftrt {
 
@@ -79,7 +81,11 @@ class NativeSegment {
                                                 tensorflow::DataTypeString(results[i].dtype()), ", the op's output ",
                                                 tensorflow::DataTypeString(ctx->expected_output_dtype(i))));
       }
-      ctx->set_output(i, results[i]);
+      if (ctx->op_device_context() != nullptr && results[i].dtype() == tensorflow::DT_INT32) {
+        TF_RETURN_IF_ERROR(CopyToDevice(ctx, i, results[i]));
+      } else {
+        ctx->set_output(i, results[i]);
+      }
     }
     return absl::OkStatus();
   }
@@ -99,7 +105,7 @@ class NativeSegment {
     options.graph_collector = ctx->graph_collector();
     if (library->config_proto() != nullptr) options.config_proto = *library->config_proto();
     options.input_devices = InputDevices(ctx, *library);
-    options.output_devices.assign(ctx->num_outputs(), options.target);
+    options.output_devices = OutputDevices(ctx, *library);
     options.optimize_graph_fn = [config = options.config_proto, name = function_.name()](
                                     std::vector<std::string> results, std::vector<std::string> keep,
                                     tensorflow::FunctionLibraryDefinition* definitions,
@@ -115,6 +121,31 @@ class NativeSegment {
     TF_RETURN_IF_ERROR(
         library->Instantiate(function_.name(), tensorflow::AttrSlice(&function_.attr()), options, handle));
     handles_.emplace(library, *handle);
+    return absl::OkStatus();
+  }
+
+  // int32 results of a function are in host memory, also on a GPU: ask for them there, and copy.
+  static std::vector<std::string> OutputDevices(tensorflow::OpKernelContext* ctx,
+                                                const tensorflow::FunctionLibraryRuntime& library) {
+    std::vector<std::string> devices(ctx->num_outputs(), library.device()->name());
+    if (ctx->op_device_context() == nullptr) return devices;
+    for (int i = 0; i < ctx->num_outputs(); ++i) {
+      if (ctx->expected_output_dtype(i) == tensorflow::DT_INT32) devices[i] = library.device_mgr()->HostCPU()->name();
+    }
+    return devices;
+  }
+
+  static absl::Status CopyToDevice(tensorflow::OpKernelContext* ctx, int index, const tensorflow::Tensor& result) {
+    tensorflow::Tensor* output = nullptr;
+    TF_RETURN_IF_ERROR(ctx->allocate_output(index, result.shape(), &output));
+    if (result.NumElements() == 0) return absl::OkStatus();
+    void* stream = ctx->op_device_context()->stream()->platform_specific_handle().stream;
+    // From memory that is not pinned: it may be released as soon as the call returns.
+    const CudaDriver& cuda = CudaDriver::Get();
+    if (!cuda || cuda.copy_host_to_device(reinterpret_cast<uint64_t>(output->data()), result.data(),
+                                          result.TotalBytes(), stream) != 0) {
+      return absl::InternalError(absl::StrCat("result ", index, " of the native segment can't be copied to the GPU"));
+    }
     return absl::OkStatus();
   }
 

@@ -115,6 +115,8 @@ def _library() -> tuple[ModuleType, ctypes.CDLL]:
 def _load() -> tuple[ModuleType, ctypes.CDLL]:
     import tensorflow as tf
 
+    from stages.engine_op.runtime import use_library
+
     path = compiled_library()
     try:
         module = tf.load_op_library(str(path))
@@ -130,6 +132,7 @@ def _load() -> tuple[ModuleType, ctypes.CDLL]:
     library.GraftResetStats.restype = None
     library.GraftNativeOnly.argtypes = (ctypes.c_int32,)
     library.GraftNativeOnly.restype = None
+    use_library(library)
     _register(library)
     # Before the interpreter goes: after that, no thread may enter it any more.
     atexit.register(library.GraftUnregisterRuntime, _DRAIN_SECONDS)

@@ -56,17 +56,21 @@ class OrtEngine:
         except KeyError:
             raise CannotRun(Reason.MISMATCH, f"{name} is a {ort}, which no binding can be") from None
 
-    def run(self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate) -> None:
-        """See `Engine.run`."""
+    def run(self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate, stream: int) -> int:
+        """See `Engine.run`; a CPU has neither streams nor graphs."""
         shapes = tuple(inputs[name].shape for name in self.inputs)
         known = self._output_shapes.get(shapes) if self._in_place else None
         if known is not None and self._run_in_place(self._bind(inputs), outputs, known, allocate):
-            return
+            return 0
         found = self._run_and_copy(self._bind(inputs), outputs, allocate)
         if known is not None:
             self._in_place = False
         elif len(self._output_shapes) < _SHAPES_REMEMBERED:
             self._output_shapes[shapes] = found
+        return 0
+
+    def close(self) -> None:
+        """See `Engine.close`; the session goes with the last reference to it."""
 
     def _bind(self, inputs: dict[str, TensorView]) -> onnxruntime.IOBinding:
         binding = self._binding(self._session)

@@ -21,6 +21,8 @@ class Reason(str, Enum):
     MISMATCH = "interface mismatch"
     PROFILE = "shape outside the profiles"
     ENGINE_FAILED = "engine failed"
+    VERSION = "library version"
+    OUT_OF_MEMORY = "out of memory"
 
 
 class CannotRun(Exception):

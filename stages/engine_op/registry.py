@@ -62,9 +62,11 @@ class Registry:
         with self._lock:
             entry = self._entries[key]
             entry.users -= 1
-            if entry.users == 0:
-                del self._entries[key]
-        del entry
+            if entry.users:
+                return
+            del self._entries[key]
+        if entry.engine is not None:
+            entry.engine.close()
 
     def users(self) -> dict[Key, int]:
         """How many users each loaded engine has."""

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 registry = Registry()
 _sets: dict[int, EngineSet] = {}
 _handles = itertools.count(1)
+_library: ctypes.CDLL | None = None
 
 
 def _open(request: Any, failure: Any) -> int:
@@ -33,7 +34,8 @@ def _open(request: Any, failure: Any) -> int:
         except (ValueError, KeyError, TypeError) as error:
             raise CannotRun(Reason.FORMAT, str(error)) from error
         sources = [asked.plans[i].value() for i in range(asked.num_plans)]
-        engines = EngineSet(interface, sources, asked.device.value().decode(), registry)
+        device = asked.device.value().decode()
+        engines = EngineSet(interface, sources, device, registry, stream=asked.stream or 0, library=_library)
         handle = next(_handles)
         _sets[handle] = engines
         return handle
@@ -48,7 +50,10 @@ def _open(request: Any, failure: Any) -> int:
 def _run(request: Any, failure: Any) -> int:
     try:
         call = request.contents
-        _sets[call.engines].run([_view(call.inputs[i]) for i in range(call.num_inputs)], _Allocator(call))
+        inputs = [_view(call.inputs[i], i) for i in range(call.num_inputs)]
+        graph = _sets[call.engines].run(inputs, _Allocator(call), call.stream or 0)
+        if graph and _library is not None:
+            _library.GraftGraphInstall(ctypes.c_int64(call.engines), ctypes.c_int64(graph))
         return 0
     except CannotRun as refusal:
         failure.contents.fill(refusal.reason.value, refusal.detail)
@@ -65,11 +70,17 @@ def _close(handle: int) -> None:
         log.exception("engines can't be released")
 
 
-def _view(tensor: abi.Tensor) -> TensorView:
+def use_library(library: ctypes.CDLL) -> None:
+    """Name the op's shared library, whose memory and graphs engines on a GPU use."""
+    global _library
+    _library = library
+
+
+def _view(tensor: abi.Tensor, position: int) -> TensorView:
     dtype = BY_TENSORFLOW.get(tensor.dtype)
     if dtype is None:
         raise CannotRun(Reason.MISMATCH, f"engines have no dtype for TensorFlow's number {tensor.dtype}")
-    return TensorView(tensor.data, dtype, tuple(tensor.dims[: tensor.rank]))
+    return TensorView(tensor.data, dtype, tuple(tensor.dims[: tensor.rank]), position, bool(tensor.on_host))
 
 
 class _Allocator:

@@ -12,20 +12,21 @@
 
 extern "C" {
 
-enum { kGraftAbiVersion = 1, kGraftReasonSize = 64, kGraftDetailSize = 2048 };
+enum { kGraftAbiVersion = 2, kGraftReasonSize = 64, kGraftDetailSize = 2048 };
 
 typedef struct GraftBytes {
   const char* data;
   int64_t size;
 } GraftBytes;
 
-// A dense tensor in the memory of the kernel's device. `dtype` is a tensorflow::DataType. `data` is never null, also
-// for an empty tensor, because engine libraries take null for "not bound".
+// A dense tensor in the memory of the kernel's device, or in the host's if `on_host`. `dtype` is a tensorflow::DataType.
+// `data` is never null, also for an empty tensor, because engine libraries take null for "not bound".
 typedef struct GraftTensor {
   const void* data;
   const int64_t* dims;
   int32_t rank;
   int32_t dtype;
+  int32_t on_host;
 } GraftTensor;
 
 // Why no engine could run. `reason` is short and stable, a key of the counters; `detail` is for the log. Both are
@@ -35,12 +36,14 @@ typedef struct GraftFailure {
   char detail[kGraftDetailSize];
 } GraftFailure;
 
-// `plans` are paths or the plans' bytes, as the interface's `storage` says. `device` is "cpu" or "gpu:<ordinal>".
+// `plans` are paths or the plans' bytes, as the interface's `storage` says. `device` is "cpu" or "gpu:<ordinal>", with
+// CUDA's ordinal. `stream` as in GraftRunRequest.
 typedef struct GraftOpenRequest {
   GraftBytes interface_json;
   GraftBytes device;
   const GraftBytes* plans;
   int32_t num_plans;
+  void* stream;
 } GraftOpenRequest;
 
 // One execution. `inputs` are the op's device_inputs, then its host_inputs. The runtime calls `allocate_output` for
@@ -73,6 +76,30 @@ GRAFT_EXPORT int32_t GraftRegisterRuntime(const GraftRuntime* runtime);
 // From here on native segments run. Waits until no call is inside the runtime, at most `timeout_seconds`; returns the
 // number of calls that still are.
 GRAFT_EXPORT int32_t GraftUnregisterRuntime(double timeout_seconds);
+
+// One input or output of a captured CUDA graph: the op's input or output `index`, at these sizes, in device memory at
+// `buffer`.
+typedef struct GraftGraphPort {
+  const int64_t* dims;
+  uint64_t buffer;
+  int64_t bytes;
+  int32_t rank;
+  int32_t index;
+  int32_t dtype;
+} GraftGraphPort;
+
+// Makes a record of a captured graph; `ports` are its inputs, then its outputs. The kernel launches it by itself for
+// calls with these shapes to any set of engines that it is installed for, until it is dropped. After GraftGraphDrop has
+// returned no launch begins; the memory may then be given back to TensorFlow, which orders its reuse.
+GRAFT_EXPORT int64_t GraftGraphCreate(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs,
+                                      void* executable);
+GRAFT_EXPORT void GraftGraphInstall(int64_t engines, int64_t graph);
+GRAFT_EXPORT void GraftGraphDrop(int64_t graph);
+
+// Memory of TensorFlow's own allocator on a GPU that an EngineCall has run on; null if there is none left. Work that
+// was enqueued on TensorFlow's stream before may still use it.
+GRAFT_EXPORT void* GraftAllocate(int32_t device, int64_t bytes);
+GRAFT_EXPORT void GraftFree(int32_t device, void* address);
 
 // While more calls have said 1 than 0, every call runs its native segment, whatever its policy.
 GRAFT_EXPORT void GraftNativeOnly(int32_t on);

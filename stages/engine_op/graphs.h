@@ -1,0 +1,190 @@
+// Captured CUDA graphs: engines at fixed shapes over buffers of their own, launched without the runtime.
+
+#ifndef GRAFTRT_ENGINE_OP_GRAPHS_H_
+#define GRAFTRT_ENGINE_OP_GRAPHS_H_
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "cuda_driver.h"
+#include "runtime_abi.h"
+
+namespace graftrt {
+
+// One graph. Calls on one stream follow one another there; a call on another stream waits for the one before.
+class CapturedGraph {
+ public:
+  struct Port {
+    int32_t index;
+    int32_t dtype;
+    std::vector<int64_t> dims;
+    size_t bytes;
+    uint64_t buffer;
+  };
+
+  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable)
+      : inputs(Ports(ports, num_inputs)), outputs(Ports(ports + num_inputs, num_outputs)), executable_(executable) {
+    if (CudaDriver::Get()) CudaDriver::Get().create_event(&done_, 2 /* CU_EVENT_DISABLE_TIMING */);
+  }
+
+  ~CapturedGraph() {
+    if (done_ != nullptr) CudaDriver::Get().destroy_event(done_);
+  }
+
+  bool Matches(const std::vector<GraftTensor>& tensors) const {
+    for (const Port& port : inputs) {
+      const GraftTensor& tensor = tensors[port.index];
+      if (tensor.rank != static_cast<int32_t>(port.dims.size())) return false;
+      for (int32_t axis = 0; axis < tensor.rank; ++axis) {
+        if (tensor.dims[axis] != port.dims[axis]) return false;
+      }
+    }
+    return true;
+  }
+
+  // Copies in, launches, copies out, all on `stream`; the lock is held for no longer than that takes to enqueue.
+  // `targets` are the outputs' addresses. False if the graph was dropped or the driver refused.
+  bool Launch(const std::vector<GraftTensor>& tensors, const std::vector<void*>& targets, void* stream) {
+    const CudaDriver& cuda = CudaDriver::Get();
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (executable_ == nullptr) return false;
+    if (last_stream_ != nullptr && last_stream_ != stream && cuda.wait_event(stream, done_, 0) != 0) return false;
+    for (const Port& port : inputs) {
+      if (port.bytes == 0) continue;
+      const GraftTensor& tensor = tensors[port.index];
+      const int failed = tensor.on_host
+                             ? cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream)
+                             : cuda.copy_device_to_device(port.buffer, reinterpret_cast<uint64_t>(tensor.data),
+                                                          port.bytes, stream);
+      if (failed != 0) return false;
+    }
+    if (cuda.launch_graph(executable_, stream) != 0) return false;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (outputs[i].bytes == 0) continue;
+      if (cuda.copy_device_to_device(reinterpret_cast<uint64_t>(targets[i]), outputs[i].buffer, outputs[i].bytes,
+                                     stream) != 0) {
+        return false;
+      }
+    }
+    last_stream_ = stream;
+    return cuda.record_event(done_, stream) == 0;
+  }
+
+  // No launch begins after this returns.
+  void Drop() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    executable_ = nullptr;
+  }
+
+  const std::vector<Port> inputs;
+  const std::vector<Port> outputs;
+
+ private:
+  static std::vector<Port> Ports(const GraftGraphPort* ports, int32_t count) {
+    std::vector<Port> result;
+    for (int32_t i = 0; i < count; ++i) {
+      result.push_back({ports[i].index, ports[i].dtype, {ports[i].dims, ports[i].dims + ports[i].rank},
+                        static_cast<size_t>(ports[i].bytes), ports[i].buffer});
+    }
+    return result;
+  }
+
+  std::mutex mutex_;
+  void* executable_;
+  void* done_ = nullptr;
+  void* last_stream_ = nullptr;
+};
+
+// The graphs of one set of engines.
+class GraphTable {
+ public:
+  std::shared_ptr<CapturedGraph> Find(const std::vector<GraftTensor>& tensors) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& graph : graphs_) {
+      if (graph->Matches(tensors)) return graph;
+    }
+    return nullptr;
+  }
+
+  void Add(std::shared_ptr<CapturedGraph> graph) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& known : graphs_) {
+      if (known == graph) return;
+    }
+    graphs_.push_back(std::move(graph));
+  }
+
+  void Remove(const CapturedGraph* graph) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (auto it = graphs_.begin(); it != graphs_.end(); ++it) {
+      if (it->get() == graph) {
+        graphs_.erase(it);
+        return;
+      }
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<CapturedGraph>> graphs_;
+};
+
+// All graphs and tables of the process, by the numbers that the runtime knows them by.
+class Graphs {
+ public:
+  static Graphs& Get() {
+    static Graphs* graphs = new Graphs;
+    return *graphs;
+  }
+
+  int64_t Create(std::shared_ptr<CapturedGraph> graph) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    graphs_[++last_] = std::move(graph);
+    return last_;
+  }
+
+  void Drop(int64_t record) {
+    std::shared_ptr<CapturedGraph> graph;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      const auto found = graphs_.find(record);
+      if (found == graphs_.end()) return;
+      graph = found->second;
+      graphs_.erase(found);
+      for (auto& [engines, table] : tables_) table->Remove(graph.get());
+    }
+    graph->Drop();
+  }
+
+  void Install(int64_t engines, int64_t record) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = graphs_.find(record);
+    const auto table = tables_.find(engines);
+    if (found != graphs_.end() && table != tables_.end()) table->second->Add(found->second);
+  }
+
+  std::shared_ptr<GraphTable> Open(int64_t engines) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto& table = tables_[engines];
+    if (table == nullptr) table = std::make_shared<GraphTable>();
+    return table;
+  }
+
+  void Close(int64_t engines) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    tables_.erase(engines);
+  }
+
+ private:
+  std::mutex mutex_;
+  int64_t last_ = 0;
+  std::map<int64_t, std::shared_ptr<CapturedGraph>> graphs_;
+  std::map<int64_t, std::shared_ptr<GraphTable>> tables_;
+};
+
+}  // namespace graftrt
+
+#endif  // GRAFTRT_ENGINE_OP_GRAPHS_H_

@@ -1,0 +1,202 @@
+"""Loading a plan with TensorRT or TensorRT for RTX: module, runtime, allocator, finished kernels."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import logging
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from stages.engine_op.cuda import Cuda, DeviceMemory
+from stages.engine_op.dtypes import BY_NAME, DType
+from stages.engine_op.interface import Plan
+from stages.engine_op.reasons import CannotRun, Reason
+from stages.errors import ArtifactError
+from stages.userdir import user_cache_dir
+
+if TYPE_CHECKING:
+    import tensorrt
+
+log = logging.getLogger(__name__)
+
+_MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+_WORDS = 5
+"""Messages of the library that are kept."""
+
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+_new_capsule.restype = ctypes.py_object
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_void_p)
+_capsule_pointer.restype = ctypes.c_void_p
+
+
+@dataclass(slots=True)
+class LoadedEngine:
+    """A deserialized plan and what must live as long."""
+
+    module: ModuleType
+    engine: tensorrt.ICudaEngine
+    runtime: tensorrt.Runtime
+    allocator: object
+    messages: list[str]
+    kernels: Any
+    """TensorRT for RTX's cache of finished kernels."""
+    kernels_file: Path | None
+    known_kernels: int = 0
+
+    def dtype(self, name: str) -> DType:
+        text = str(self.engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]
+        return BY_NAME[_DTYPES.get(text, text.lower())]
+
+    def new_context(self, profile: int, stream: int) -> tensorrt.IExecutionContext:
+        """An execution context for one profile.
+
+        Raises:
+            CannotRun: the library refuses, usually for want of memory.
+        """
+        if self.kernels is None:
+            context = self.engine.create_execution_context()
+        else:
+            config = self.engine.create_runtime_config()
+            config.set_runtime_cache(self.kernels)
+            context = self.engine.create_execution_context(config)
+        if context is None:
+            raise CannotRun(Reason.OUT_OF_MEMORY, self.words() or "no execution context")
+        if profile and not context.set_optimization_profile_async(profile, stream):
+            raise CannotRun(Reason.ENGINE_FAILED, self.words())
+        return context
+
+    def words(self) -> str:
+        """What the library said last."""
+        said, self.messages[:] = "; ".join(self.messages[-_WORDS:]), []
+        return said
+
+    def close(self) -> None:
+        save_kernels(self)
+        self.kernels = None
+
+
+def load_engine(plan: Plan, data: bytes, cuda: Cuda, memory: DeviceMemory, stream: int) -> LoadedEngine:
+    """Deserialize a plan.
+
+    Raises:
+        CannotRun: the library is missing or of another version than built the plan, or refuses the plan.
+    """
+    module = _module(plan.backend)
+    version = str(module.__version__)
+    if version != plan.version:
+        raise CannotRun(Reason.VERSION, f"the plan was built by {plan.backend} {plan.version}; here is {version}")
+    messages: list[str] = []
+    logger = _logger(module, messages)
+    runtime = module.Runtime(logger)
+    allocator = _allocator(module, memory, cuda, stream)
+    runtime.gpu_allocator = allocator
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        memory_words = any("memory" in message.lower() for message in messages)
+        reason = Reason.OUT_OF_MEMORY if memory_words else Reason.PLAN_REFUSED
+        raise CannotRun(reason, "; ".join(messages[-_WORDS:]) or "deserialisation failed")
+    loaded = LoadedEngine(module, engine, runtime, (allocator, logger), messages, None, None)
+    _open_kernels(loaded, plan, cuda)
+    return loaded
+
+
+def save_kernels(loaded: LoadedEngine) -> None:
+    """Keep the kernels that TensorRT for RTX finished for this GPU, so that the next process starts warm."""
+    if loaded.kernels is None or loaded.kernels_file is None:
+        return
+    blob = bytes(loaded.kernels.serialize())
+    if len(blob) == loaded.known_kernels:
+        return
+    loaded.known_kernels = len(blob)
+    with (
+        contextlib.suppress(OSError),
+        tempfile.NamedTemporaryFile(dir=loaded.kernels_file.parent, delete=False) as file,
+    ):
+        file.write(blob)
+        Path(file.name).replace(loaded.kernels_file)
+
+
+def _module(backend: str) -> ModuleType:
+    problems = []
+    for name in _MODULES.get(backend, ()):
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            problems.append(f"{name}: {error}")
+    raise CannotRun(Reason.NO_BACKEND, "; ".join(problems) or f"there is no back end {backend}")
+
+
+def _open_kernels(loaded: LoadedEngine, plan: Plan, cuda: Cuda) -> None:
+    if not hasattr(loaded.engine, "create_runtime_config"):
+        return
+    config = loaded.engine.create_runtime_config()
+    if not hasattr(config, "create_runtime_cache"):
+        return
+    loaded.kernels = config.create_runtime_cache()
+    try:
+        folder = user_cache_dir("kernels")
+    except ArtifactError as error:
+        log.info("finished kernels are not kept: %s", error.problem)
+        return
+    gpu = re.sub(r"[^A-Za-z0-9]+", "-", cuda.name())
+    loaded.kernels_file = folder / f"{plan.sha256[:32]}-{gpu}-{plan.version}.bin"
+    with contextlib.suppress(OSError):
+        blob = loaded.kernels_file.read_bytes()
+        if loaded.kernels.deserialize(blob):
+            loaded.known_kernels = len(blob)
+
+
+def _logger(module: ModuleType, messages: list[str]) -> object:
+    class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+
+        def log(self, severity: object, message: str) -> None:
+            if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
+                messages.append(message)
+
+    return Logger()
+
+
+def _allocator(module: ModuleType, memory: DeviceMemory, cuda: Cuda, stream: int) -> object:
+    """TensorFlow's allocator as TensorRT's."""
+
+    class Allocator(module.IGpuAllocator):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            module.IGpuAllocator.__init__(self)
+
+        def allocate(self, size: int, alignment: int, flags: int) -> object:
+            if not size:
+                return None
+            try:
+                address = memory.allocate(size)
+            except CannotRun:
+                return None
+            # What TensorFlow freed may still be used by work on its stream, and TensorRT fills memory from others.
+            cuda.synchronize(stream)
+            return _new_capsule(address, None, None)
+
+        def deallocate(self, pointer: object) -> bool:
+            if pointer is not None:
+                memory.free(_capsule_pointer(pointer, None))
+            return True
+
+        def reallocate(self, pointer: object, alignment: int, size: int) -> object:
+            return None
+
+        def allocate_async(self, size: int, alignment: int, flags: int, stream: int) -> object:
+            return self.allocate(size, alignment, flags)
+
+        def deallocate_async(self, pointer: object, stream: int) -> bool:
+            return self.deallocate(pointer)
+
+    return Allocator()

@@ -1,0 +1,196 @@
+"""Engines on a real GPU, inside TensorFlow. Run with `make test-gpu`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fixtures import cuts, text, vision
+from pipeline import shape_range
+from stages import engine_op
+from tests.conftest import Converted, relative_error
+
+pytestmark = pytest.mark.gpu
+
+Convert = Callable[..., Converted]
+
+BATCHES = (1, 8, 32, 128)
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3}
+
+
+@pytest.fixture(autouse=True)
+def ieee_fp32() -> Iterator[None]:
+    """TensorFlow's own TF32 would be the larger error of the two."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    engine_op.reset_stats()
+    yield
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+
+
+@pytest.fixture(scope="module")
+def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small stitched CNN with one profile, batch 1 to 32."""
+    from pipeline import convert
+
+    out = tmp_path_factory.mktemp("cnn") / "out"
+    convert(vision.small_cnn(), out)
+    return out
+
+
+def signature(out: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The stitched model as a function of its one input, called twice as often as it takes to capture a graph."""
+    function = tf.saved_model.load(str(out / "saved_model")).signatures["serving_default"]
+    ((keyword, _),) = function.structured_input_signature[1].items()
+    return lambda value: next(iter(function(**{keyword: tf.constant(value)}).values())).numpy()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_resnet50_equals_tensorflow_at_every_batch_size(converted: Convert, precision: str) -> None:
+    from stages.sources import open_model
+
+    model = open_model("keras:ResNet50").owner
+    shapes = (shape_range("keras_tensor=1x224x224x3,32x224x224x3,128x224x224x3"),)
+    result = converted(model, precision=precision, shapes=_named(model, shapes))
+    run = signature(result.out)
+    engine_op.reset_stats()
+    for batch in BATCHES:
+        image = np.random.default_rng(batch).random((batch, 224, 224, 3), np.float32)
+        expected = model(image).numpy()
+        for _ in range(4):
+            assert relative_error(expected, run(image)) <= TOLERANCE[precision]
+    assert engine_op.stats() == {"region_0": {"engine_calls": 4 * len(BATCHES), "fallbacks": {}}}
+
+
+def _named(model: object, shapes: tuple[object, ...]) -> tuple[object, ...]:
+    from dataclasses import replace
+
+    name = model.inputs[0].name
+    return tuple(replace(entry, input=name) for entry in shapes)
+
+
+def test_supported_unsupported_supported_runs_two_engines_around_tensorflow(converted: Convert) -> None:
+    example = cuts.diamond()
+    result = converted(example, min_region=2)
+    expected, actual = example.run(), result.run(example.inputs)
+    for name, value in expected.items():
+        assert relative_error(value, actual[name]) <= TOLERANCE["fp32"]
+    assert {region: s["fallbacks"] for region, s in engine_op.stats().items()} == {"region_0": {}, "region_1": {}}
+
+
+def test_int64_and_bool_boundaries_and_int32_inputs(converted: Convert) -> None:
+    example = cuts.integer_boundary()
+    result = converted(example)
+    expected, actual = example.run(), result.run(example.inputs)
+    for name, value in expected.items():
+        assert np.allclose(value, actual[name], rtol=1e-4)
+    shutil.rmtree(result.out)
+    model = text.encoder_block()
+    encoder = converted(model)
+    run = signature(encoder.out)
+    for _ in range(4):
+        for batch in (1, 3):
+            inputs = text.encoder_block_inputs(batch)
+            assert relative_error(model(*inputs.values()).numpy(), run(*inputs.values())) <= TOLERANCE["fp32"]
+    assert not engine_op.stats()["region_0"]["fallbacks"]
+
+
+def test_a_shape_outside_the_profiles_runs_natively_and_is_counted(cnn: Path) -> None:
+    run, model = signature(cnn), vision.small_cnn()
+    image = np.random.default_rng(0).random((40, 16, 16, 3), np.float32)
+    assert relative_error(model(image).numpy(), run(image)) <= TOLERANCE["fp32"]
+    assert engine_op.stats()["region_0"] == {"engine_calls": 0, "fallbacks": {"shape outside the profiles": 1}}
+
+
+@pytest.mark.parametrize("harm", ["plan damaged", "plan missing"])
+def test_a_harmed_plan_runs_natively_and_is_counted(cnn: Path, tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(cnn, copy)
+    (plan,) = (copy / "saved_model/assets").glob("*.plan")
+    if harm == "plan missing":
+        plan.unlink()
+    else:
+        data = bytearray(plan.read_bytes())
+        data[len(data) // 2] ^= 255
+        plan.write_bytes(data)
+    run, model = signature(copy), vision.small_cnn()
+    image = vision.small_cnn_inputs(3)["image"]
+    assert relative_error(model(image).numpy(), run(image)) <= TOLERANCE["fp32"]
+    assert engine_op.stats()["region_0"]["fallbacks"] == {harm: 1}
+
+
+def test_two_profiles_are_chosen_per_call(converted: Convert) -> None:
+    model = vision.small_cnn()
+    shapes = (shape_range("image=1x16x16x3,1x16x16x3,4x16x16x3"), shape_range("image=8x16x16x3,16x16x16x3,64x16x16x3"))
+    result = converted(model, shapes=_named(model, shapes))
+    run = signature(result.out)
+    engine_op.reset_stats()
+    for batch in (1, 4, 8, 64, 2, 32):
+        image = np.random.default_rng(batch).random((batch, 16, 16, 3), np.float32)
+        assert relative_error(model(image).numpy(), run(image)) <= TOLERANCE["fp32"]
+    assert engine_op.stats()["region_0"] == {"engine_calls": 6, "fallbacks": {}}
+
+
+def test_ten_thousand_calls_of_mixed_sizes_from_eight_threads_are_right_and_memory_stays_flat(cnn: Path) -> None:
+    run, model = signature(cnn), vision.small_cnn()
+    images = {n: np.random.default_rng(n).random((n, 16, 16, 3), np.float32) for n in (1, 2, 3, 5, 8, 16, 32)}
+    expected = {n: model(image).numpy() for n, image in images.items()}
+    for image in images.values():
+        for _ in range(3):
+            run(image)
+    before = tf.config.experimental.get_memory_info("GPU:0")["current"]
+    problems: list[str] = []
+
+    def work(seed: int) -> None:
+        sizes = np.random.default_rng(seed).choice(list(images), 1250)
+        for n in sizes:
+            error = relative_error(expected[n], run(images[n]))
+            if not error <= TOLERANCE["fp32"]:
+                problems.append(f"batch {n}: {error}")
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    stats = engine_op.stats()["region_0"]
+    assert stats["engine_calls"] >= 10_000
+    assert not stats["fallbacks"]
+    assert tf.config.experimental.get_memory_info("GPU:0")["current"] <= before + (8 << 20)
+
+
+def test_a_saved_model_runs_in_another_process_within_tensorflows_memory_limit(cnn: Path) -> None:
+    program = """
+import sys, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("GPU")[0], [tf.config.LogicalDeviceConfiguration(memory_limit=512)])
+import stages.engine_op as engine_op
+function = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+for _ in range(4):
+    function(image=tf.zeros((3, 16, 16, 3)))
+print(engine_op.stats())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(cnn / "saved_model")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert "{'region_0': {'engine_calls': 4, 'fallbacks': {}}}" in done.stdout
+
+
+def test_policy_fail_raises_on_the_gpu(converted: Convert) -> None:
+    result = converted(vision.small_cnn(), on_failure="fail")
+    run = signature(result.out)
+    with pytest.raises(tf.errors.FailedPreconditionError, match="shape outside the profiles"):
+        run(np.zeros((40, 16, 16, 3), np.float32))
