@@ -29,7 +29,7 @@ test-fast: $(READY)
 	$(BIN)/pytest -m "not slow and not survey" $(ARGS)
 
 test-gpu: $(READY)
-	$(BIN)/pytest -m gpu $(ARGS)
+	NVIDIA_TF32_OVERRIDE=0 $(BIN)/pytest -m gpu $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

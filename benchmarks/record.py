@@ -10,7 +10,16 @@ import platform
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("tensorflow", "tf2onnx", "onnx", "onnxruntime", "tensorrt-rtx", "tensorrt", "numpy")
+PACKAGES = (
+    "tensorflow",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "tensorrt-rtx",
+    "tensorrt-rtx-cu13-bindings",
+    "tensorrt",
+    "numpy",
+)
 
 
 def write(name: str, figures: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ from stages.artifacts import FrozenGraph, ShapeRange, Source, StitchedGraph, Ten
 from stages.compare import TOLERANCES, Array, Difference, difference, worst
 from stages.errors import VerifyError
 from stages.graph import Graph
-from stages.reference import Reference
+from stages.reference import Reference, error_line, ieee_float32
 from stages.samples import read as read_samples
 from stages.samples import size_ranges, verification_samples
 
@@ -135,10 +135,11 @@ def run_signature(
         function = loaded.signatures[signature]
         dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
         for call in calls:
-            outputs = function(**{name: tf.constant(array, dtypes[name]) for name, array in call.items()})
+            with ieee_float32():
+                outputs = function(**{name: tf.constant(array, dtypes[name]) for name, array in call.items()})
             yield {name: np.asarray(value.numpy()) for name, value in outputs.items()}
     except (tf.errors.OpError, OSError, KeyError) as error:
-        words = str(getattr(error, "message", error)).splitlines()[0]
+        words = error_line(error) if isinstance(error, tf.errors.OpError) else str(error)
         raise VerifyError(f"{saved_model}: can't be run: {words}", "convert the model again") from error
 
 

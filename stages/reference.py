@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +51,8 @@ class Reference:
             self._functions[key] = self._function(key)
         arguments = [tf.constant(inputs[tensor.name], tensor.dtype) for tensor in self._graph.frozen.inputs]
         try:
-            values = self._functions[key](*arguments)
+            with ieee_float32():
+                values = self._functions[key](*arguments)
         except tf.errors.OpError as error:
             raise VerifyError(
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
@@ -76,6 +78,20 @@ class Reference:
 
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
         return tf.function(run, autograph=False).get_concrete_function(*signature)
+
+
+@contextlib.contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Let TensorFlow compute float32 as such within the block: on a GPU its default is TF32, which is 1,000 times coarser
+    and would make right translations look wrong (seen on an H100)."""
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def error_line(error: tf.errors.OpError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,6 +130,52 @@ EXIT_WHILE_THREADS_CALL = """
 @pytest.mark.parametrize("program", [EXIT_WHILE_TENSORFLOW_CALLS, EXIT_WHILE_THREADS_CALL], ids=["tf.data", "threads"])
 def test_interpreter_exits_while_calls_run(tmp_path: Path, program: str, calls: int) -> None:
     run_python(program, str(tmp_path), str(calls), timeout_seconds=120)
+
+
+CALLS_IN_ONE_RUN = 200
+
+
+def seconds_beside_a_busy_python_thread(folder: Path, region: str) -> float:
+    """Median time of one Session.run with 200 EngineCalls one after the other, while a Python thread computes."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (None, 3))
+
+        def body(i: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return i + 1, 0.5 * affine_call(v, folder, region, plan_offset=ENGINE)[0]
+
+        y = tf.while_loop(lambda i, v: i < CALLS_IN_ONE_RUN, body, (0, x))[1]
+    busy, done, seconds = threading.Event(), threading.Event(), []
+
+    def compute() -> None:
+        busy.set()
+        while not done.is_set():
+            sum(range(1000))
+
+    with tf.compat.v1.Session(graph=graph) as session, ThreadPoolExecutor(1) as pool:
+        call = session.make_callable(y, [x])
+        call(np.ones((4, 3)))
+        pool.submit(compute)
+        busy.wait()
+        for _ in range(5):
+            start = time.perf_counter()
+            call(np.ones((4, 3)))
+            seconds.append(time.perf_counter() - start)
+        done.set()
+    return float(np.median(seconds))
+
+
+def test_native_calls_do_not_wait_for_a_busy_python_thread(tmp_path: Path) -> None:
+    with engine_op.native_only():
+        seconds = seconds_beside_a_busy_python_thread(tmp_path, "busy_native")
+    # The interpreter's lock changes hands every 5 ms: had each call to wait for it, this would take a second.
+    assert seconds < 0.5
+
+
+def test_cpu_engine_calls_wait_for_a_busy_python_thread_at_most_twice(tmp_path: Path) -> None:
+    # ONNX Runtime is called through Python: the lock is taken at the start and after the run, 5 ms at worst each.
+    seconds = seconds_beside_a_busy_python_thread(tmp_path, "busy_engine")
+    assert seconds < CALLS_IN_ONE_RUN * 0.02
+    assert engine_op.stats()["busy_engine"]["fallbacks"] == {}
 
 
 class Loaded:

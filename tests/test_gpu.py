@@ -1,4 +1,8 @@
-"""Engines on a real GPU, inside TensorFlow. Run with `make test-gpu`."""
+"""Engines on a real GPU, inside TensorFlow.
+
+Run with `make test-gpu`, which sets NVIDIA_TF32_OVERRIDE=0: TensorRT for RTX 1.6.1 takes TF32 for float32 kernels
+whatever the builder's flag says, and must be built and run with the variable to compute in IEEE float32.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ pytestmark = pytest.mark.gpu
 Convert = Callable[..., Converted]
 
 BATCHES = (1, 8, 32, 128)
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3}
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
 
 
 @pytest.fixture(autouse=True)

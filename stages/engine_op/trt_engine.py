@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 Shapes = tuple[tuple[int, ...], ...]
 
+_CONTEXTS = 2
+"""Execution contexts a profile: one more than TensorFlow's one stream needs, so that a call can be prepared while
+another is enqueued. Each has scratch memory of its own."""
 _CAPTURE_AT = 2
 """The call with the same shapes at which a graph is captured: shapes that come once are not worth it."""
 _BUFFERS_MIB = int(os.environ.get("GRAFTRT_BUFFERS_MIB", "2048"))
@@ -59,7 +63,8 @@ class _Captured:
 @dataclass(slots=True)
 class _State:
     contexts: dict[int, list[_Context]] = field(default_factory=dict)
-    """Free contexts by profile."""
+    """Free contexts by profile, and `made`: how many there are in all."""
+    made: dict[int, int] = field(default_factory=dict)
     calls: dict[Shapes, int] = field(default_factory=dict)
     captured: dict[Shapes, _Captured] = field(default_factory=dict)
     failed: set[Shapes] = field(default_factory=set)
@@ -88,6 +93,7 @@ class TensorRtEngine:
         self._engine = self._loaded.engine
         self._private = self._cuda.new_stream()
         self._lock = threading.Lock()
+        self._free = threading.Condition()
         self._state = _State()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         module = self._loaded.module
@@ -102,7 +108,9 @@ class TensorRtEngine:
             {name: self._engine.get_tensor_profile_shape(name, profile) for name in self.inputs}
             for profile in range(self._engine.num_optimization_profiles)
         ]
+        start = time.perf_counter()
         self._warm_up()
+        log.info("%s engine warmed up in %.1f s", plan.backend, time.perf_counter() - start)
         save_kernels(self._loaded)
 
     def run(self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate, stream: int = 0) -> int:
@@ -162,15 +170,29 @@ class TensorRtEngine:
             # TensorFlow's allocator orders reuse by its stream, on which the engine was enqueued.
             for address in uploads:
                 self._memory.free(address)
-            with self._lock:
-                self._state.contexts.setdefault(profile, []).append(context)
+            self._return_context(profile, context)
+
+    def _return_context(self, profile: int, context: _Context) -> None:
+        with self._free:
+            self._state.contexts.setdefault(profile, []).append(context)
+            self._free.notify()
 
     def _take_context(self, profile: int, stream: int) -> _Context:
-        with self._lock:
+        with self._free:
+            while not self._state.contexts.get(profile) and self._state.made.get(profile, 0) >= _CONTEXTS:
+                self._free.wait()
             free = self._state.contexts.get(profile)
             context = free.pop() if free else None
+            if context is None:
+                self._state.made[profile] = self._state.made.get(profile, 0) + 1
         if context is None:
-            context = _Context(self._loaded.new_context(profile, self._private), self._cuda.new_event())
+            try:
+                context = _Context(self._loaded.new_context(profile, self._private), self._cuda.new_event())
+            except BaseException:
+                with self._free:
+                    self._state.made[profile] -= 1
+                    self._free.notify()
+                raise
         if context.stream not in (0, stream):
             self._cuda.wait(stream, context.event)
         return context
@@ -202,7 +224,7 @@ class TensorRtEngine:
             finally:
                 for address in buffers:
                     self._memory.free(address)
-                self._state.contexts.setdefault(number, []).append(context)
+                self._return_context(number, context)
 
     def _bind_buffers(
         self, context: tensorrt.IExecutionContext, shapes: Shapes, outputs: Sequence[str], buffers: list[int]

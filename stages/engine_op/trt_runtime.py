@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import re
@@ -29,13 +28,6 @@ _MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx", "tensorr
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 _WORDS = 5
 """Messages of the library that are kept."""
-
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-_new_capsule.restype = ctypes.py_object
-_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_void_p)
-_capsule_pointer.restype = ctypes.c_void_p
 
 
 @dataclass(slots=True)
@@ -173,30 +165,34 @@ def _allocator(module: ModuleType, memory: DeviceMemory, cuda: Cuda, stream: int
     class Allocator(module.IGpuAllocator):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             module.IGpuAllocator.__init__(self)
+            self.bases: dict[int, int] = {}
+            """Address given to TensorRT to TensorFlow's, which is aligned to 256 bytes only."""
 
-        def allocate(self, size: int, alignment: int, flags: int) -> object:
+        def allocate(self, size: int, alignment: int, flags: int) -> int:
             if not size:
-                return None
+                return 0
+            alignment = max(alignment, 1)
             try:
-                address = memory.allocate(size)
+                base = memory.allocate(size + alignment)
             except CannotRun:
-                return None
+                return 0
             # What TensorFlow freed may still be used by work on its stream, and TensorRT fills memory from others.
             cuda.synchronize(stream)
-            return _new_capsule(address, None, None)
+            address = -(-base // alignment) * alignment
+            self.bases[address] = base
+            return address
 
-        def deallocate(self, pointer: object) -> bool:
-            if pointer is not None:
-                memory.free(_capsule_pointer(pointer, None))
+        def deallocate(self, address: int) -> bool:
+            memory.free(self.bases.pop(address, 0))
             return True
 
-        def reallocate(self, pointer: object, alignment: int, size: int) -> object:
-            return None
+        def reallocate(self, address: int, alignment: int, size: int) -> int:
+            return 0
 
-        def allocate_async(self, size: int, alignment: int, flags: int, stream: int) -> object:
+        def allocate_async(self, size: int, alignment: int, flags: int, stream: int) -> int:
             return self.allocate(size, alignment, flags)
 
-        def deallocate_async(self, pointer: object, stream: int) -> bool:
-            return self.deallocate(pointer)
+        def deallocate_async(self, address: int, stream: int) -> bool:
+            return self.deallocate(address)
 
     return Allocator()

@@ -1,0 +1,128 @@
+"""Rewrites the table of measured results in README.md from `benchmarks/results/*.json`.
+
+    python -m benchmarks.readme_table
+
+Results that are missing are left out. What lies between the two markers in README.md belongs to this script.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN = "<!-- begin results: written by python -m benchmarks.readme_table -->"
+END = "<!-- end results -->"
+EMPTY = "No results in `benchmarks/results/` yet; `make bench` measures them."
+
+Figures = Mapping[str, Any]
+Record = Mapping[str, Any]
+
+
+def block(results: Path = RESULTS) -> str:
+    """The Markdown between the markers, for the results in a folder; ends with a line break."""
+    parts = []
+    for name, render in RENDERERS.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            parts.append(f"{render(record['figures'])}\n\n{_source(name, record)}")
+    return "\n\n".join(parts or [EMPTY]) + "\n"
+
+
+def rewritten(readme: str, results: Path = RESULTS) -> str:
+    """README's text with the block between its markers replaced.
+
+    Raises:
+        ValueError: a marker is missing or stands twice.
+    """
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
+        raise ValueError(f"README.md must hold each of these lines once: {BEGIN} and {END}")
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{block(results)}\n{END}{after}"
+
+
+def _conversion(figures: Figures) -> str:
+    stages = figures["convert_stages_seconds"]
+    rows = [
+        ("stock tf2onnx, export only", f"{figures['stock_export_seconds']:.1f} s"),
+        ("GraftRT, export only", f"{figures['export_seconds']:.1f} s"),
+        ("GraftRT, whole conversion", f"{figures['convert_seconds']:.1f} s"),
+        *((f"– {name}", f"{seconds:.1f} s") for name, seconds in stages.items()),
+    ]
+    return "**Converting ResNet50 at 224 × 224**\n\n" + _table(("", "median"), rows)
+
+
+def _architectures(figures: Figures) -> str:
+    rows = []
+    for name, entry in figures.items():
+        plans = entry["plans"].items()
+        rows.append(
+            (
+                name,
+                f"{entry['ops_in_engines']} of {entry['ops_total']}",
+                str(entry["regions"]),
+                "<br>".join(
+                    f"{backend} {plan['megabytes']:.1f} MB in {plan['build_seconds']:.1f} s" for backend, plan in plans
+                ),
+                f"{entry['max_rel_error']:.1e}",
+                f"{entry['convert_seconds']:.1f} s",
+            )
+        )
+    head = ("keras.applications", "ops in engines", "regions", "plans", "largest relative error", "conversion")
+    return "**Architectures, fp32, the stitched model against TensorFlow on a CPU**\n\n" + _table(head, rows)
+
+
+def _op_overhead(figures: Figures) -> str:
+    rows = [
+        ("ONNX Runtime session, called directly", f"{figures['session_milliseconds']:.1f} ms"),
+        ("the same engine through EngineCall in a TensorFlow function", f"{figures['op_milliseconds']:.1f} ms"),
+        ("median of the paired ratios", f"{figures['median_of_paired_ratios']:.3f}"),
+    ]
+    title = f"**ResNet50 at batch {figures['batch']} on a CPU, {figures['runs']} runs in turn**"
+    return f"{title}\n\n" + _table(("", "median"), rows)
+
+
+def _clustering(figures: Figures) -> str:
+    sizes = (10_000, 100_000)
+    rows = [
+        (f"{nodes:,}", f"{figures[f'seconds_{nodes}_nodes']:.3f} s", f"{figures[f'clusters_{nodes}_nodes']:,}")
+        for nodes in sizes
+    ]
+    title = f"**Clustering a synthetic graph, median of {figures['runs']} runs**"
+    return f"{title}\n\n" + _table(("nodes", "CPU time", "clusters"), rows)
+
+
+RENDERERS: Mapping[str, Callable[[Figures], str]] = {
+    "conversion": _conversion,
+    "architectures": _architectures,
+    "op_overhead": _op_overhead,
+    "clustering": _clustering,
+}
+"""By the name of the result file, in README's order."""
+
+
+def _source(name: str, record: Record) -> str:
+    machine = record["machine"]
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    place = f"{machine['cores']} cores of {machine['cpu']}, Python {machine['python']}"
+    return f"<sub>[{name}.json](benchmarks/results/{name}.json), {record['date']}, {place}, {versions}.</sub>"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    names = list(head)
+    lines = [names, ["---", *["---:"] * (len(names) - 1)], *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    README.write_text(rewritten(README.read_text()))
+
+
+if __name__ == "__main__":
+    main()
