@@ -57,7 +57,12 @@ def test_only_translate_calls_tf2onnx() -> None:
 
 
 def test_help_answers_in_under_a_second_without_tensorflow() -> None:
-    program = "import sys; from pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'tensorflow' not in sys.modules"
+    program = (
+        "import sys; from pipeline.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
     seconds = []
     for _ in range(3):
         start = time.perf_counter()

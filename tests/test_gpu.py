@@ -28,6 +28,8 @@ Convert = Callable[..., Converted]
 
 BATCHES = (1, 8, 32, 128)
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
+"""Relative errors. For fp16, 6.8e-3 was measured on an H100: TensorRT for RTX 1.6.1 sums in half precision (2.5e-3 for one
+product of 512 × 1024 and 1024 × 512), and a random network does not damp it."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ def test_resnet50_equals_tensorflow_at_every_batch_size(converted: Convert, prec
 
     model = open_model("keras:ResNet50").owner
     shapes = (shape_range("keras_tensor=1x224x224x3,32x224x224x3,128x224x224x3"),)
-    result = converted(model, precision=precision, shapes=_named(model, shapes))
+    result = converted(model, precision=precision, shapes=_named(model, shapes), max_error=TOLERANCE[precision])
     run = signature(result.out)
     engine_op.reset_stats()
     for batch in BATCHES:
