@@ -13,7 +13,7 @@ from pipeline.progress import ConsoleProgress
 from pipeline.report import grouped
 from pipeline.run import Progress, Quiet, convert, resolve
 from pipeline.verify import explain, verify_folder
-from stages import artifacts, backends, recordjson
+from stages import backends, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
 from stages.build import EngineOptions, build
 from stages.errors import VerifyError
@@ -96,7 +96,7 @@ def _export(options: argparse.Namespace) -> None:
     config = Config(keep_in_tf=tuple(options.keep_in_tf))
     with _progress(options).stage("export"):
         exported = export(
-            artifacts.load(FrozenGraph, options.folder),
+            storage.load(FrozenGraph, options.folder),
             options.out,
             keep_in_tf=config.keep_in_tf,
             min_region=options.min_region or config.min_region,
@@ -120,7 +120,7 @@ def _split(options: argparse.Namespace) -> None:
     if options.time_limit is not None:
         chosen = replace(chosen, time_limit_seconds=options.time_limit)
     with _progress(options).stage("split"):
-        partition = split(artifacts.load(OnnxExport, options.folder), options.out, options=chosen)
+        partition = split(storage.load(OnnxExport, options.folder), options.out, options=chosen)
     inside = sum(len(region.ops) for region in partition.regions)
     lines = [f"{inside} of {partition.ops_total} ops in {len(partition.regions)} regions"]
     lines += [f"{region.name}: {len(region.ops)} ops" for region in partition.regions]
@@ -130,7 +130,7 @@ def _split(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     chosen = EngineOptions(backends=backends.choose(options.backend), precision=options.precision)
     with _progress(options).stage("build"):
-        engines = build(artifacts.load(Partition, options.folder), options.out, options=chosen)
+        engines = build(storage.load(Partition, options.folder), options.out, options=chosen)
     lines = [
         f"{e.region}: {e.fingerprint.backend} {e.fingerprint.precision}, {e.bytes / 1e6:.1f} MB"
         for e in engines.engines
@@ -140,7 +140,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def _stitch(options: argparse.Namespace) -> None:
     with _progress(options).stage("stitch"):
-        stitched = stitch(artifacts.load(EngineSet, options.folder), options.out, on_failure=options.on_failure)
+        stitched = stitch(storage.load(EngineSet, options.folder), options.out, on_failure=options.on_failure)
     _tell(options, stitched, [f"written to {stitched.saved_model}"])
 
 

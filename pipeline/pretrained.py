@@ -14,8 +14,8 @@ import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from stages.artifacts import sha256_file
 from stages.errors import ModelError
+from stages.storage import sha256_file
 from stages.userdir import user_cache_dir
 
 _LIST = Path(__file__).with_name("pretrained.json")

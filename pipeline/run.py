@@ -15,7 +15,7 @@ from pipeline import pretrained
 from pipeline.config import Config
 from pipeline.report import Report, Verification, make_report
 from pipeline.verify import explain, verify
-from stages import artifacts, backends
+from stages import backends, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
 from stages.backends.hardware import gpu_count
 from stages.build import EngineOptions, build
@@ -64,7 +64,7 @@ def convert(
     clock = _Clock(progress)
     names = backends.choose(config.backend)
     source, inputs, outputs = resolve(model)
-    with artifacts.write_folder(Path(out)) as folder:
+    with storage.write_folder(Path(out)) as folder:
         work = folder / "stages"
         with clock.stage("freeze"):
             frozen = freeze(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.report import OutputError, Report, Verification
-from stages import artifacts
+from stages import storage
 from stages.artifacts import FrozenGraph, ShapeRange, Source, StitchedGraph, Tensor
 from stages.compare import TOLERANCES, Array, Difference, difference, worst
 from stages.errors import VerifyError
@@ -74,7 +74,7 @@ def verify_folder(
         report = Report.read(folder / "report.json")
         signature, precision = report.signature, report.precision
     elif (folder / "artifact.json").exists():
-        signature = artifacts.load(StitchedGraph, folder).signature
+        signature = storage.load(StitchedGraph, folder).signature
     saved_model = folder / "saved_model"
     interface = _interface(saved_model, signature)
     given = read_samples(interface, samples)

@@ -1,24 +1,15 @@
 """The records that stages hand to one another, and how they lie on disk.
 
-A stage's artifact is a folder with `artifact.json` and the files that it names. Paths in it are relative to
-the folder; an artifact that builds on an earlier one names that folder relatively too, so that a whole
-conversion can be moved. `write_folder` makes a folder appear complete or not at all.
+`storage.py` writes and reads them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from stages import recordjson
 from stages.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -249,45 +240,6 @@ class StitchedGraph:
         return self.folder / "saved_model"
 
 
-Artifact = TypeVar("Artifact")
-
-
-def save(record: object, folder: Path) -> None:
-    """Write `artifact.json` for a record whose files lie in `folder` (its own `folder` field need not be that yet)."""
-    body = recordjson.encode(record, folder)
-    assert isinstance(body, dict)
-    head: recordjson.Json = {"artifact": type(record).__name__, "format_version": FORMAT_VERSION, **body}
-    (folder / "artifact.json").write_text(json.dumps(head, indent=1) + "\n")
-
-
-def load(kind: type[Artifact], folder: Path) -> Artifact:
-    """Read the artifact of class `kind` from its folder.
-
-    Raises:
-        ArtifactError: there is none, it is another stage's, of a newer format version, or damaged.
-    """
-    path = folder / "artifact.json"
-    try:
-        body = json.loads(path.read_text())
-        name, version = body["artifact"], body["format_version"]
-    except FileNotFoundError as error:
-        raise ArtifactError(
-            f"{folder}: holds no artifact.json", "give the folder that an earlier stage wrote"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: is damaged: {error}", "run the stage that wrote it again") from error
-    if name != kind.__name__:
-        raise ArtifactError(f"{folder}: holds a {name}, not a {kind.__name__}", "give the folder of the stage before")
-    if version > FORMAT_VERSION:
-        raise ArtifactError(
-            f"{folder}: has format version {version}, this GraftRT knows {FORMAT_VERSION}", "upgrade graftrt"
-        )
-    try:
-        return recordjson.decode(kind, body, folder)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{path}: is damaged: {error}", "run the stage that wrote it again") from error
-
-
 def load_weight(frozen: FrozenGraph, weight: Weight) -> np.ndarray:
     """The value of a large constant, with the dtype that TensorFlow's numpy arrays have; mapped, not read.
 
@@ -305,46 +257,6 @@ def load_weight(frozen: FrozenGraph, weight: Weight) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: can't be read: {error}", "freeze the model again") from error
     return value
-
-
-@contextlib.contextmanager
-def write_folder(out: Path) -> Iterator[Path]:
-    """A fresh folder to write in, renamed to `out` when the block ends well and removed when it does not.
-
-    Raises:
-        ArtifactError: `out` exists, or its parent can't be written.
-    """
-    if out.exists():
-        raise ArtifactError(f"{out}: exists already", "name another folder, or remove this one")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise ArtifactError(
-            f"{out}: can't be written: {error.strerror}", "name a folder on a disk with space"
-        ) from error
-    try:
-        partial.chmod(0o755)
-        yield partial
-        partial.rename(out)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if error.errno is None:
-            raise
-        raise ArtifactError(f"{out}: {error.strerror}", "free some disk space or check the permissions") from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def sha256_file(*paths: Path) -> str:
-    """SHA-256 (hex) over the contents of files, in the order given."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def layer_of(node: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from stages import artifacts, precision, translate
+from stages import precision, storage, translate
 from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
 from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.isolated import Worker
@@ -58,7 +58,7 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
     """
     if options.precision not in PRECISIONS:
         raise BuildError(f"{options.precision}: is no precision", f"name one of {', '.join(PRECISIONS)}")
-    with artifacts.write_folder(out) as folder, ExitStack() as stack:
+    with storage.write_folder(out) as folder, ExitStack() as stack:
         workers = tuple(
             stack.enter_context(
                 Worker(
@@ -84,7 +84,7 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
             else:
                 engines += result
         built = EngineSet(folder, partition, tuple(engines), tuple(failed))
-        artifacts.save(built, folder)
+        storage.save(built, folder)
     moved = tuple(replace(engine, file=out / engine.file.relative_to(folder)) for engine in built.engines)
     return replace(built, folder=out, engines=moved)
 
@@ -148,7 +148,7 @@ class _Compiler:
             return Engine(
                 region.name,
                 plan,
-                artifacts.sha256_file(plan),
+                storage.sha256_file(plan),
                 plan.stat().st_size,
                 outcome.seconds,
                 fingerprint,

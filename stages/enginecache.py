@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from stages.artifacts import sha256_file
 from stages.backends.base import BuildOptions, BuildOutcome, partial_path
 from stages.backends.isolated import Worker
+from stages.storage import sha256_file
 from stages.userdir import user_cache_dir
 
 _FORMAT_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages import artifacts
+from stages import storage
 from stages.artifacts import FrozenGraph, OnnxExport
 from stages.candidates import DEFAULT_MIN_REGION, Candidates
 from stages.graph import Graph
@@ -28,8 +28,8 @@ def export(
         ExportError: the installed tf2onnx is not one that GraftRT knows.
     """
     graph = Graph(frozen)
-    with artifacts.write_folder(out) as folder:
+    with storage.write_folder(out) as folder:
         candidates = Candidates(graph, folder / "regions", keep_in_tf=keep_in_tf, min_region=min_region)
         regions = tuple(candidates.settle())
-        artifacts.save(OnnxExport(folder, frozen, regions, candidates.left(regions)), folder)
-    return artifacts.load(OnnxExport, out)
+        storage.save(OnnxExport(folder, frozen, regions, candidates.left(regions)), folder)
+    return storage.load(OnnxExport, out)

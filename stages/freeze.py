@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages import artifacts, sources
+from stages import sources, storage
 from stages.artifacts import Capture, FrozenGraph, Tensor
 from stages.constants import Variables
 from stages.errors import FreezeError, ModelError
@@ -53,14 +53,14 @@ def freeze(
         ArtifactError: `out` exists or can't be written.
     """
     opened = sources.open_model(model, signature=signature, tags=tags, inputs=inputs, outputs=outputs)
-    with artifacts.write_folder(out) as folder:
+    with storage.write_folder(out) as folder:
         draft = _draft(opened)
         if draft.captures and opened.source.kind != "saved_model":
             opened = sources.save_as_saved_model(opened, folder / _SAVED)
             draft = _draft(opened)
             opened = replace(opened, source=replace(opened.source, path=_SAVED))
         frozen = _write(opened, draft, folder)
-        artifacts.save(frozen, folder)
+        storage.save(frozen, folder)
     return replace(frozen, folder=out)
 
 

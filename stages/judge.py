@@ -1,7 +1,8 @@
 """The verdict on one candidate region: does TensorRT take it, does it build, is it right?
 
 A refusal is traced back to the TensorFlow ops behind it. Where nothing is named (a crash, a build failure, a wrong
-result) the culprit is found by bisection over prefixes of the region in topological order.
+result) the culprit is found by bisection: over prefixes of the ONNX model where the failure is TensorRT's, else over
+prefixes of the region in topological order, each exported by itself.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stages.profiles import ProfileMaker, onnx_inputs
 from stages.reference import Reference
 from stages.regions import cut
 from stages.screen import Refusal
+from stages.surgery import first_failing_node
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,9 @@ class Judge:
         if refused:
             return refused
         words = support.failure or "; ".join(refusal.message for refusal in support.refusals)
-        return self._bisect(ops, self._is_refused, Reason.REFUSED, words)
+        return self._cut(region, ops, lambda path: not self._worker.check(path).accepted, Reason.REFUSED, words) or (
+            self._bisect(ops, self._is_refused, Reason.REFUSED, words)
+        )
 
     def _traced(self, region: Region, ops: Sequence[int], refusals: Sequence[NodeRefusal]) -> dict[int, Refusal]:
         """The TensorFlow ops behind refused ONNX nodes."""
@@ -157,7 +161,8 @@ class Judge:
         culprits = self._candidates.members({op for name in named for op in origins[name]}, ops)
         if 0 < len(culprits) <= min(_NAMED_IN_BUILD, len(ops) - 1):
             return region, dict.fromkeys(culprits, (Reason.BUILD_FAILED, failure))
-        return region, self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
+        found = self._cut(region, ops, lambda path: self._prefix_fails(path, region), Reason.BUILD_FAILED, failure)
+        return region, found or self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
 
     def _build_failure(self, region: Region) -> str:
         with tempfile.TemporaryDirectory() as folder:
@@ -165,6 +170,29 @@ class Judge:
             plan = Path(folder) / "plan"
             outcome = compile_region(self._worker, region.model, region.digest, options, plan, cache=self._cache)
             return "" if outcome.built else outcome.failure or "the build failed without a message"
+
+    def _prefix_fails(self, model: Path, region: Region) -> bool:
+        """Whether a prefix of a region's ONNX model does not build."""
+        import onnx
+
+        read = {value.name for value in onnx.load(model, load_external_data=False).graph.input}
+        profiles = tuple(tuple(entry for entry in profile if entry.input in read) for profile in region.profiles)
+        plan = model.with_suffix(".plan")
+        outcome = self._worker.build(model, plan, replace(self._options, profiles=profiles))
+        plan.unlink(missing_ok=True)
+        return not outcome.built
+
+    def _cut(
+        self, region: Region, ops: Sequence[int], fails: Callable[[Path], bool], reason: Reason, detail: str
+    ) -> dict[int, Refusal]:
+        """The ops behind the ONNX node at which a region begins to fail; none if the model can't be cut, or if what was
+        found is all of it. Cutting the ONNX model is quicker than exporting parts of the region anew."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            node = first_failing_node(onnx.load(region.model), Path(folder), fails)
+        culprits = self._candidates.members(_origins(region).get(node, ()), ops)
+        return dict.fromkeys(culprits, (reason, detail)) if len(culprits) < len(ops) else {}
 
     def _bisect(
         self, ops: Sequence[int], fails: Callable[[Sequence[int]], bool], reason: Reason, detail: str

@@ -80,8 +80,8 @@ def _decode(hint: object, value: Json, folder: Path) -> object:
         return hint(value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, dict) and set(value) == {"folder"}:
-            from stages import artifacts
+            from stages import storage
 
-            return artifacts.load(hint, Path(os.path.normpath(folder / str(value["folder"]))))
+            return storage.load(hint, Path(os.path.normpath(folder / str(value["folder"]))))
         return decode(hint, value, folder)
     return value

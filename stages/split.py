@@ -12,7 +12,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages import artifacts, samples
+from stages import samples, storage
 from stages.artifacts import OnnxExport, Partition, Region, ShapeRange
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
@@ -71,7 +71,7 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
     given = samples.read(export.frozen, options.samples)
     ranges = samples.size_ranges(export.frozen, options.shapes, given)
     with (
-        artifacts.write_folder(out) as folder,
+        storage.write_folder(out) as folder,
         Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
     ):
         tried = folder / "tried"
@@ -95,8 +95,8 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         shutil.rmtree(tried, ignore_errors=True)
         left = candidates.left(regions)
         partition = Partition(folder, export.frozen, options.backend, regions, left, len(graph.computing()))
-        artifacts.save(partition, folder)
-    return artifacts.load(Partition, out)
+        storage.save(partition, folder)
+    return storage.load(Partition, out)
 
 
 def _settle(candidates: Candidates, judge: Judge) -> list[Region]:

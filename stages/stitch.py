@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import artifacts, sources
+from stages import sources, storage
 from stages.artifacts import EngineSet, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
@@ -49,12 +49,12 @@ def stitch(engines: EngineSet, out: Path, *, on_failure: str = "native") -> Stit
 
     engine_op.load()
     graph = Graph(engines.partition.frozen)
-    with artifacts.write_folder(out) as folder:
+    with storage.write_folder(out) as folder:
         _save_model(graph, engines, folder, on_failure)
         if graph.frozen.source.kind == "graph_def":
             _save_graph_def(graph, engines, folder / "model.pb", on_failure)
-        artifacts.save(StitchedGraph(folder, engines, graph.frozen.source.signature), folder)
-    return artifacts.load(StitchedGraph, out)
+        storage.save(StitchedGraph(folder, engines, graph.frozen.source.signature), folder)
+    return storage.load(StitchedGraph, out)
 
 
 @dataclass(frozen=True, slots=True)

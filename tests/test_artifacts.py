@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from stages import artifacts
+from stages import storage
 from stages.artifacts import FrozenGraph, LeftOp, OnnxExport, Reason, Region, ShapeRange, Source, Tensor, Weight
 from stages.errors import ArtifactError
 
 
 def _write_chain(root: Path) -> OnnxExport:
     tensor = Tensor("x:0", "float32", (None, 3))
-    with artifacts.write_folder(root / "freeze") as folder:
+    with storage.write_folder(root / "freeze") as folder:
         (folder / "graph.pb").write_bytes(b"")
         frozen = FrozenGraph(
             folder,
@@ -25,13 +25,13 @@ def _write_chain(root: Path) -> OnnxExport:
             ("y",),
             (Weight("w", "weights/0.npy", "float32", (2, 3)),),
         )
-        artifacts.save(frozen, folder)
-    frozen = artifacts.load(FrozenGraph, root / "freeze")
-    with artifacts.write_folder(root / "export") as folder:
+        storage.save(frozen, folder)
+    frozen = storage.load(FrozenGraph, root / "freeze")
+    with storage.write_folder(root / "export") as folder:
         profile = (ShapeRange("input_0", (1, 3), (8, 3), (32, 3)),)
         region = Region("region_0", ("a", "b"), (tensor,), (), folder / "regions/region_0/model.onnx", "ff", (profile,))
-        artifacts.save(OnnxExport(folder, frozen, (region,), (LeftOp("n", "Op", "layer", Reason.USER, "d"),)), folder)
-    return artifacts.load(OnnxExport, root / "export")
+        storage.save(OnnxExport(folder, frozen, (region,), (LeftOp("n", "Op", "layer", Reason.USER, "d"),)), folder)
+    return storage.load(OnnxExport, root / "export")
 
 
 def test_an_artifact_reads_back_equal_with_the_artifact_it_builds_on(tmp_path: Path) -> None:
@@ -41,21 +41,21 @@ def test_an_artifact_reads_back_equal_with_the_artifact_it_builds_on(tmp_path: P
     assert export.candidates[0].model == tmp_path / "export/regions/region_0/model.onnx"
     assert export.candidates[0].profiles[0][0].optimum == (8, 3)
     assert export.left[0].reason is Reason.USER
-    artifacts.save(export, export.folder)
-    assert artifacts.load(OnnxExport, export.folder) == export
+    storage.save(export, export.folder)
+    assert storage.load(OnnxExport, export.folder) == export
 
 
 def test_a_whole_conversion_can_be_moved(tmp_path: Path) -> None:
     _write_chain(tmp_path / "here")
     shutil.move(tmp_path / "here", tmp_path / "there")
-    export = artifacts.load(OnnxExport, tmp_path / "there/export")
+    export = storage.load(OnnxExport, tmp_path / "there/export")
     assert export.frozen.folder == tmp_path / "there/freeze"
     assert export.candidates[0].model == tmp_path / "there/export/regions/region_0/model.onnx"
 
 
 def test_a_failed_block_leaves_no_folder(tmp_path: Path) -> None:
     def fail() -> None:
-        with artifacts.write_folder(tmp_path / "out") as folder:
+        with storage.write_folder(tmp_path / "out") as folder:
             (folder / "half").write_text("written")
             raise KeyboardInterrupt
 
@@ -66,24 +66,24 @@ def test_a_failed_block_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_an_existing_output_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(ArtifactError, match="exists already"), artifacts.write_folder(tmp_path / "out"):
+    with pytest.raises(ArtifactError, match="exists already"), storage.write_folder(tmp_path / "out"):
         pass
 
 
 def test_a_missing_foreign_or_damaged_artifact_is_named(tmp_path: Path) -> None:
     export = _write_chain(tmp_path)
     with pytest.raises(ArtifactError, match=r"holds no artifact\.json"):
-        artifacts.load(OnnxExport, tmp_path)
+        storage.load(OnnxExport, tmp_path)
     with pytest.raises(ArtifactError, match="holds a OnnxExport, not a FrozenGraph"):
-        artifacts.load(FrozenGraph, export.folder)
+        storage.load(FrozenGraph, export.folder)
     path = export.folder / "artifact.json"
     whole = path.read_text()
     path.write_text(whole[:-20])
     with pytest.raises(ArtifactError, match="is damaged"):
-        artifacts.load(OnnxExport, export.folder)
+        storage.load(OnnxExport, export.folder)
     path.write_text(whole.replace('"format_version": 1', '"format_version": 99'))
     with pytest.raises(ArtifactError, match="format version 99"):
-        artifacts.load(OnnxExport, export.folder)
+        storage.load(OnnxExport, export.folder)
     path.write_text(whole.replace('"candidates"', '"candidate"'))
     with pytest.raises(ArtifactError, match="is damaged"):
-        artifacts.load(OnnxExport, export.folder)
+        storage.load(OnnxExport, export.folder)

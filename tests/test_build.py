@@ -9,10 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from stages import artifacts
-from stages.artifacts import EngineSet, FrozenGraph, Partition, Profile, Region, Source, Tensor, sha256_file
+from stages import storage
+from stages.artifacts import EngineSet, FrozenGraph, Partition, Profile, Region, Source, Tensor
 from stages.build import EngineOptions, build
 from stages.errors import ArtifactError, BackendError, BuildError
+from stages.storage import sha256_file
 from tests import onnx_models as tiny
 
 pytest.importorskip("tensorrt_rtx")
@@ -37,14 +38,14 @@ def make(tmp_path: Path) -> Make:
     def run(*regions: tuple[onnx.ModelProto, tuple[Profile, ...]]) -> Partition:
         frozen = FrozenGraph(tmp_path / "frozen", Source("graph_def", None), (), (), (), ())
         frozen.folder.mkdir()
-        artifacts.save(frozen, frozen.folder)
+        storage.save(frozen, frozen.folder)
         folder = tmp_path / "partition"
         made = tuple(
             region(f"region_{i}", proto, profiles, folder / "regions" / f"region_{i}" / "model.onnx")
             for i, (proto, profiles) in enumerate(regions)
         )
         partition = Partition(folder, frozen, "tensorrt_rtx", made, (), len(made))
-        artifacts.save(partition, folder)
+        storage.save(partition, folder)
         return partition
 
     return run
@@ -92,7 +93,7 @@ def test_every_region_gets_an_engine_of_every_back_end(make: Make, tmp_path: Pat
 
 def test_the_artifact_on_disk_is_the_one_returned(make: Make, tmp_path: Path) -> None:
     built = build(make((tiny.conv(), RANGES)), tmp_path / "out", options=BOTH)
-    assert artifacts.load(EngineSet, tmp_path / "out") == built
+    assert storage.load(EngineSet, tmp_path / "out") == built
     found = {file.name for file in (tmp_path / "out" / "regions" / "region_0").iterdir()}
     assert found == {"tensorrt_rtx.plan", "tensorrt_rtx.json", "onnxruntime.onnx", "onnxruntime.json"}
 
@@ -132,7 +133,7 @@ def test_a_region_that_does_not_build_is_recorded_and_the_others_are_built(make:
     assert "nms" in failed.reason
     assert {engine.region for engine in built.engines} == {"region_1"}
     assert not (tmp_path / "out" / "regions" / "region_0").exists()
-    assert artifacts.load(EngineSet, tmp_path / "out").failed == built.failed
+    assert storage.load(EngineSet, tmp_path / "out").failed == built.failed
 
 
 def test_a_fallback_that_fails_too_gives_both_reasons(make: Make, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.artifacts import sha256_file
 from stages.backends.base import BuildOptions, BuildOutcome
 from stages.backends.isolated import Worker
 from stages.enginecache import EngineCache, compile_region, engine_key
 from stages.errors import ArtifactError
+from stages.storage import sha256_file
 from stages.userdir import user_cache_dir
 from tests import onnx_models as tiny
 

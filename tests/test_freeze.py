@@ -12,7 +12,7 @@ from tensorflow.python.eager import context
 
 from fixtures import cuts, stateful, text, vision
 from fixtures.example import Example
-from stages import artifacts, sources
+from stages import artifacts, sources, storage
 from stages.artifacts import FrozenGraph
 from stages.freeze import freeze
 
@@ -234,7 +234,7 @@ def test_tables_stay_captured_and_are_found_again(tmp_path: Path) -> None:
     want = made.run()
     frozen = freeze(made.save(tmp_path / "model"), tmp_path / "frozen")
     assert len(frozen.captures) == 1
-    loaded = artifacts.load(FrozenGraph, tmp_path / "frozen")
+    loaded = storage.load(FrozenGraph, tmp_path / "frozen")
     assert loaded == frozen
     assert_same(run_frozen(loaded, made.inputs), want)
 
@@ -251,7 +251,7 @@ def test_live_models_with_tables_are_saved_into_the_artifact_and_still_run_when_
         want = {"output_0": model(tf.constant(inputs["text"])).numpy()}
     freeze(model, tmp_path / "frozen")
     (tmp_path / "frozen").rename(tmp_path / "moved")
-    moved = artifacts.load(FrozenGraph, tmp_path / "moved")
+    moved = storage.load(FrozenGraph, tmp_path / "moved")
     assert moved.captures
     assert_same(run_frozen(moved, inputs), want)
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline import pretrained
-from stages.artifacts import load_weight, sha256_file
+from stages.artifacts import load_weight
 from stages.errors import ModelError
 from stages.freeze import freeze
+from stages.storage import sha256_file
 
 CLASSES = {"chelsea": 286, "coffee": 968}
 """ImageNet's Egyptian cat and espresso, with 0 for background."""

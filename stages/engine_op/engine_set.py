@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.artifacts import sha256_file
 from stages.engine_op.engines import Allocate, Engine, TensorView
 from stages.engine_op.interface import Interface, Plan
 from stages.engine_op.ort_engine import OrtEngine
 from stages.engine_op.reasons import CannotRun, Reason
 from stages.engine_op.registry import Key, Registry
 from stages.engine_op.trt_engine import TensorRtEngine
+from stages.storage import sha256_file
 
 
 @dataclass(frozen=True, slots=True)

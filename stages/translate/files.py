@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.artifacts import sha256_file
 from stages.errors import ExportError
+from stages.storage import sha256_file
 
 if TYPE_CHECKING:
     import onnx
