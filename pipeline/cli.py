@@ -6,10 +6,11 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stages.errors import ConversionError
+from stages.errors import BackendError, ConversionError
 
 MODEL_HELP = (
     "SavedModel folder, .keras, .h5 or frozen .pb file, keras:NAME (keras.applications, seeded random weights), "
@@ -24,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging(options.verbose, options.quiet)
     # TensorFlow's C++ log is not a user's business; it reads this when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from pipeline import commands
-
     try:
+        if not options.verbose:
+            _import_tensorflow_quietly()
+        from pipeline import commands
+
         return commands.run(options)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -50,8 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     convert = add("convert", "Convert a model: all stages, then verify and report.")
     convert.add_argument("model", help=MODEL_HELP)
     convert.add_argument("out", type=Path, help="folder to write; must not exist")
-    for group in (_model_options, _split_options, _engine_options, _stitch_options, _verify_options):
+    for group in (_model_options, _split_options, _build_options, _precision_option, _stitch_options, _verify_options):
         group(convert)
+    convert.add_argument("--no-verify", action="store_true", help="do not run the stitched model")
     convert.add_argument("--keep-stages", action="store_true", help="keep every stage's artifact in OUT/stages")
 
     freeze = add("freeze", "Stage 1: a model without variables.")
@@ -61,8 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     _candidate_options(_stage(add, "export", "Stage 2: the largest candidate regions as ONNX.", "freeze"))
     split = _stage(add, "split", "Stage 3: the regions that TensorRT takes. Stop here for a dry run.", "export")
     _split_options(split)
-    split.add_argument("--backend", default="auto", help="TensorRT to ask (default: the one that imports)")
-    _engine_options(_stage(add, "build", "Stage 4: a plan for every region.", "split"))
+    _build_options(split)
+    build = _stage(add, "build", "Stage 4: a plan for every region.", "split")
+    _build_options(build)
+    _precision_option(build)
     _stitch_options(_stage(add, "stitch", "Stage 5: the model with engines in it.", "build"))
     verify = add("verify", "Compare a stitched model's engines with TensorFlow on this machine.")
     verify.add_argument("folder", type=Path, help="folder that convert or stitch wrote")
@@ -117,6 +123,10 @@ def _shape_option(parser: argparse.ArgumentParser) -> None:
 def _split_options(parser: argparse.ArgumentParser) -> None:
     _candidate_options(parser)
     _shape_option(parser)
+
+
+def _build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", default="auto", help="tensorrt, tensorrt_rtx, onnxruntime (default: auto)")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one support query or build")
     parser.add_argument("--no-cache", action="store_true", help="neither use nor fill the engine cache")
     parser.add_argument("--workspace-mib", type=int, metavar="MIB", help="builder memory")
@@ -125,9 +135,8 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _engine_options(parser: argparse.ArgumentParser) -> None:
+def _precision_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "fp16"), help="default: fp32")
-    parser.add_argument("--backend", default="auto", help="tensorrt, tensorrt_rtx, onnxruntime (default: auto)")
 
 
 def _stitch_options(parser: argparse.ArgumentParser) -> None:
@@ -141,12 +150,34 @@ def _stitch_options(parser: argparse.ArgumentParser) -> None:
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-error", type=float, metavar="E", help="largest relative error (default: by precision)")
-    parser.add_argument("--no-verify", action="store_true", help="do not run the stitched model")
+
+
+def _import_tensorflow_quietly() -> None:
+    """TensorFlow's libraries write to standard error before their log level is read. What they say is shown if the import
+    fails, and dropped else."""
+    with tempfile.TemporaryFile() as words:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(words.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException as error:
+            os.dup2(kept, 2)
+            words.seek(0)
+            sys.stderr.write(words.read().decode(errors="replace"))
+            if isinstance(error, ImportError):
+                raise BackendError(f"tensorflow: {error}", "pip install tensorflow") from error
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # absl and Keras advise those who train; nobody does here.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     for package in ("pipeline", "stages"):
         logging.getLogger(package).setLevel(level)
 

@@ -128,7 +128,15 @@ def _split(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    chosen = EngineOptions(backends=backends.choose(options.backend), precision=options.precision)
+    chosen = EngineOptions(
+        backends=backends.choose(options.backend),
+        precision=options.precision,
+        workspace_mib=options.workspace_mib,
+        capabilities=tuple(options.capability),
+        use_cache=not options.no_cache,
+    )
+    if options.time_limit is not None:
+        chosen = replace(chosen, time_limit_seconds=options.time_limit)
     with _progress(options).stage("build"):
         engines = build(storage.load(Partition, options.folder), options.out, options=chosen)
     lines = [

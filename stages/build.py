@@ -41,7 +41,7 @@ class EngineOptions:
     precision: str = "fp32"
     workspace_mib: int | None = None
     capabilities: tuple[str, ...] = ()
-    time_limit_seconds: float = 3600.0
+    time_limit_seconds: float = 600.0
     memory_limit_mib: int | None = None
     use_cache: bool = True
 
@@ -136,7 +136,7 @@ class _Compiler:
                 outcome.seconds,
                 ", from cache" if outcome.cached else "",
             )
-            notes = [f"{failure}; built in {used}" for failure in failures] + ["from cache"] * outcome.cached
+            notes = [f"{failure}; built in {used}" for failure in failures]
             fingerprint = Fingerprint(
                 backend.name,
                 worker.version,

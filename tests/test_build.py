@@ -155,7 +155,6 @@ def test_a_second_build_comes_from_the_cache(make: Make, tmp_path: Path) -> None
     options = EngineOptions(("tensorrt_rtx",), "fp16")
     first = build(partition, tmp_path / "first", options=options).engines[0]
     second = build(partition, tmp_path / "second", options=options).engines[0]
-    assert second.note == "from cache"
     assert (second.sha256, second.build_seconds) == (first.sha256, first.build_seconds)
 
 
