@@ -24,6 +24,10 @@ def import_graph(
     here = tf.compat.v1.get_default_graph()
     present = {node.name for node in graph_def.node}
     input_map = {name: here.capture(t) for name, t in tensors.items() if name.rsplit(":", 1)[0] in present}
+    # What waits for a replaced node must wait for its replacement, or the node itself would have to run.
+    waited_for = {reference for node in graph_def.node for reference in node.input if reference.startswith("^")}
+    controls = {f"^{name.rsplit(':', 1)[0]}": tensor for name, tensor in input_map.items()}
+    input_map |= {name: tensor for name, tensor in controls.items() if name in waited_for}
     # The importer makes functions known to the graph, but not to the runtime that will call the traced function.
     for function in graph_def.library.function:
         if not context.context().has_function(function.signature.name):
