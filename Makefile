@@ -8,14 +8,16 @@ OUT ?= out/$(subst /,_,$(subst :,_,$(MODEL)))
 PRECISION ?= fp32
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup convert test test-fast test-gpu lint type bench survey clean
+.PHONY: setup convert test test-fast test-gpu lint type bench clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) must be Python 3.10 to 3.13 with its venv module; name another: make PYTHON=python3.11 …" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -c 'import stages.engine_op'
+	$(BIN)/python -c 'from pipeline.cli import import_tensorflow_quietly as quiet; quiet(); import stages.engine_op'
 	touch $(READY)
 
 convert: $(READY)
@@ -23,10 +25,10 @@ convert: $(READY)
 	$(BIN)/graftrt convert "$(MODEL)" "$(OUT)" --precision $(PRECISION) $(ARGS)
 
 test: lint type
-	$(BIN)/pytest -m "not survey" $(ARGS)
+	$(BIN)/pytest $(ARGS)
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not slow and not survey" $(ARGS)
+	$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-gpu: $(READY)
 	NVIDIA_TF32_OVERRIDE=0 $(BIN)/pytest -m gpu $(ARGS)
@@ -37,9 +39,6 @@ lint: $(READY)
 
 type: $(READY)
 	$(BIN)/mypy
-
-survey: $(READY)
-	$(BIN)/pytest -m survey $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)

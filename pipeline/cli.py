@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         if not options.verbose:
-            _import_tensorflow_quietly()
+            import_tensorflow_quietly()
         from pipeline import commands
 
         return commands.run(options)
@@ -152,7 +152,7 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-error", type=float, metavar="E", help="largest relative error (default: by precision)")
 
 
-def _import_tensorflow_quietly() -> None:
+def import_tensorflow_quietly() -> None:
     """TensorFlow's libraries write to standard error before their log level is read. What they say is shown if the import
     fails, and dropped else."""
     with tempfile.TemporaryFile() as words:
