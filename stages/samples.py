@@ -91,15 +91,17 @@ def verification_samples(
 ) -> list[dict[str, Array]]:
     """What to compare on: the user's samples, and two sizes besides where any axis is open (the first sample's rows, or
     random values where there is none)."""
-    smallest, largest = ranges[0].minimum, ranges[-1].maximum
+    smallest, largest = ranges[0].minimum, ranges[0].maximum
     between = Sizes(
         tuple(
             tuple(min(max(SECOND_BATCH, a), b) if a != b else a for a, b in zip(low, high, strict=True))
             for low, high in zip(smallest.shapes, largest.shapes, strict=True)
         )
     )
+    # Every size must lie in a profile: where the first has one size only, the second size is the next profile's.
+    second = ranges[1].minimum if between == smallest and len(ranges) > 1 else between
     first = given[0] if given else None
-    drawn = [draw(frozen, sizes, seed, first) for seed, sizes in enumerate(dict.fromkeys((smallest, between)))]
+    drawn = [draw(frozen, sizes, seed, first) for seed, sizes in enumerate(dict.fromkeys((smallest, second)))]
     return [dict(sample) for sample in given] + drawn
 
 

@@ -36,7 +36,7 @@ def screen(graph: Graph, keep_in_tf: Sequence[str]) -> dict[int, Refusal]:
     translated = translatable_ops()
     refused: dict[int, Refusal] = {}
     for i in graph.computing():
-        refusal = _refusal(graph, graph.nodes[i], translated, keep_in_tf)
+        refusal = _refusal(graph, i, translated, keep_in_tf)
         if refusal is not None:
             refused[i] = refusal
     return refused
@@ -46,7 +46,8 @@ def kept_by_user(node: Node, keep_in_tf: Sequence[str]) -> bool:
     return any(fnmatchcase(node.op, p) or fnmatchcase(node.name, p) or layer_of(node.name) == p for p in keep_in_tf)
 
 
-def _refusal(graph: Graph, node: Node, translated: frozenset[str], keep_in_tf: Sequence[str]) -> Refusal | None:
+def _refusal(graph: Graph, i: int, translated: frozenset[str], keep_in_tf: Sequence[str]) -> Refusal | None:
+    node = graph.nodes[i]
     if kept_by_user(node, keep_in_tf):
         return Reason.USER, "--keep-in-tf"
     if node.op in TF1_CONTROL_FLOW:
@@ -61,7 +62,9 @@ def _refusal(graph: Graph, node: Node, translated: frozenset[str], keep_in_tf: S
     if node.op not in translated:
         return Reason.UNTRANSLATED, f"tf2onnx has no translation of {node.op}"
     ends = [(f"input {n}", graph.tensor(*end)) for n, end in enumerate(node.inputs)]
-    ends += [(f"output {n}", tensor) for n, tensor in enumerate(node.outputs)]
+    # What nobody reads does not matter: FusedBatchNormV3 has a last output without a known rank.
+    read = {k for _, k in graph.consumers[i]} | {k for source, k in graph.fetched if source == i}
+    ends += [(f"output {n}", tensor) for n, tensor in enumerate(node.outputs) if n in read]
     for place, tensor in ends:
         if tensor.dtype not in INTERIOR_DTYPES:
             return Reason.DTYPE, f"{place} is {tensor.dtype}"

@@ -107,6 +107,23 @@ def test_the_other_signature_of_a_model_answers_as_before(converted: Convert) ->
     assert_equals_tensorflow(example, result)
 
 
+def test_a_batch_normalisation_with_unread_outputs_of_unknown_rank_is_in_an_engine(converted: Convert) -> None:
+    class Normal(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 6, 6, 4], tf.float32, "x")])
+        def serve(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            ones = tf.constant([1.0, 2.0, 0.5, 1.5])
+            normal, *_ = tf.compat.v1.nn.fused_batch_norm(tf.nn.relu(x), ones, ones, ones, ones, is_training=False)
+            return {"y": tf.tanh(normal)}
+
+    example = Example(
+        Normal(), {"x": np.random.default_rng(0).random((3, 6, 6, 4), np.float32)}, {"serving_default": "serve"}
+    )
+    result = converted(example)
+    assert result.left == {}
+    assert any("FusedBatchNorm" in op for op in result.in_engines)
+    assert_equals_tensorflow(example, result)
+
+
 def test_an_encoder_with_exact_gelu_is_one_region(converted: Convert) -> None:
     model = text.encoder_block()
     result = converted(model)
