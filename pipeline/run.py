@@ -186,8 +186,9 @@ def _arrange(stitched: StitchedGraph, engines: EngineSet, folder: Path) -> None:
         graph_def.rename(folder / "model.pb")
     for region in engines.partition.regions:
         target = folder / "regions" / region.name
-        shutil.copytree(region.model.parent, target)
+        target.mkdir(parents=True)
+        for file in region.model.parent.iterdir():
+            storage.link_or_copy(file, target / file.name)
         for engine in engines.engines:
-            # ONNX Runtime's plan is an ONNX model too; the region's own model stays under its name.
             if engine.region == region.name:
-                shutil.copy2(engine.file, target / engine.file.name)
+                storage.link_or_copy(engine.file, target / engine.file.name)

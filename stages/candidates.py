@@ -17,7 +17,7 @@ from stages.cluster import cluster
 from stages.errors import ExportError
 from stages.graph import Graph
 from stages.regions import Cut, cut, extract, tensors
-from stages.screen import BOUNDARY_DTYPES, Refusal, is_work, screen
+from stages.screen import BOUNDARY_DTYPES, Refusal, screen, work
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Candidates:
     def _clusters(self) -> list[tuple[int, ...]]:
         supported = [i in self._computing and i not in self.refused for i in self._active]
         clusters = [tuple(self._active[n] for n in members) for members in cluster(self._predecessors, supported)]
-        return [ops for ops in clusters if sum(is_work(self.graph.nodes[i]) for i in ops) >= self.min_region]
+        return [ops for ops in clusters if sum(work(self.graph, i) for i in ops) >= self.min_region]
 
     def _at_boundary(self, boundary: Cut) -> dict[int, Refusal]:
         """Ops to return because a tensor between them and TensorFlow is none that an engine can take or give."""

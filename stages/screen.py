@@ -75,6 +75,13 @@ def _refusal(graph: Graph, i: int, translated: frozenset[str], keep_in_tf: Seque
     return None
 
 
-def is_work(node: Node) -> bool:
-    """Whether an op computes enough to count towards a region's smallest size."""
-    return node.op not in TRIVIAL and not is_placeholder(node.op)
+def work(graph: Graph, i: int) -> int:
+    """How many computing ops a node counts for towards a region's smallest size: none if it only moves data, those of
+    the functions that it calls (the body of a loop), else one."""
+    node = graph.nodes[i]
+    if node.op in TRIVIAL or is_placeholder(node.op):
+        return 0
+    if node.op in FUNCTION_OPS:
+        functions = graph.library_for([node.name]).library.function
+        return sum(inner.op not in TRIVIAL for function in functions for inner in function.node_def)
+    return 1

@@ -7,7 +7,6 @@ returns to TensorFlow; what is left is clustered again, and only changed regions
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,14 +118,10 @@ def _settle(candidates: Candidates, judge: Judge) -> list[Region]:
 
 
 def _adopt(region: Region, name: str, folder: Path) -> Region:
-    """Move or link a region's model to where the partition keeps it."""
+    """Keep a region's model under its final name."""
     source = region.model.parent
     target = folder / name
     target.mkdir(parents=True)
     for file in source.iterdir():
-        # Models are large and never changed: a hard link costs nothing, where the file system has them.
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copy2(file, target / file.name)
+        storage.link_or_copy(file, target / file.name)
     return replace(region, name=name, model=target / region.model.name)

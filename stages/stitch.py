@@ -144,7 +144,7 @@ def _reopened(graph: Graph) -> sources.Reopened | None:
 
 def _staged(plan: Path, target: Path) -> Path:
     """Plans become assets under their own names; SavedModel takes the name from the file."""
-    shutil.copyfile(plan, target)
+    storage.link_or_copy(plan, target)
     return target
 
 
