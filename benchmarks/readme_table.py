@@ -94,7 +94,7 @@ def _clustering(figures: Figures) -> str:
         (f"{nodes:,}", f"{figures[f'seconds_{nodes}_nodes']:.3f} s", f"{figures[f'clusters_{nodes}_nodes']:,}")
         for nodes in sizes
     ]
-    title = f"**Clustering a synthetic graph, median of {figures['runs']} runs**"
+    title = f"**Clustering a synthetic graph, best of {figures['runs']} runs**"
     return f"{title}\n\n" + _table(("nodes", "CPU time", "clusters"), rows)
 
 

@@ -45,7 +45,7 @@ class _Quotient:
     def __init__(self, predecessors: Sequence[Sequence[int]], supported: Sequence[bool]) -> None:
         count = len(predecessors)
         self.supported = supported
-        self.parent = list(range(count))
+        self.parent = parent = list(range(count))
         level = [0] * count
         for node, before in enumerate(predecessors):
             if not before:
@@ -54,16 +54,23 @@ class _Quotient:
                 level[node] = max(level[b] + supported[b] for b in before)
                 continue
             here = level[node] = max(level[b] for b in before)
+            root = node
             for b in before:
                 if supported[b] and level[b] == here:
+                    other = b
+                    while parent[other] != other:  # `self.root`, in place: most of the time goes here
+                        parent[other] = other = parent[parent[other]]
                     # Towards the older root: trees stay flat as the graph is walked.
-                    self.parent[self.root(node)] = self.root(b)
-        self.vertices = [node for node, parent in enumerate(self.parent) if parent == node]
+                    root, younger = (other, root) if other < root else (root, other)
+                    parent[younger] = root
+        self.vertices = [node for node, older in enumerate(parent) if older == node]
         self.before: dict[int, set[int]] = {vertex: set() for vertex in self.vertices}
         self.after: dict[int, set[int]] = {vertex: set() for vertex in self.vertices if supported[vertex]}
         """Of clusters, and only clusters among their successors: nothing else can be merged."""
         order_after: dict[int, list[int]] = {vertex: [] for vertex in self.vertices}
-        roots = [self.root(node) for node in range(count)]
+        roots: list[int] = []
+        for node, older in enumerate(parent):
+            roots.append(node if older == node else roots[older])
         for node, sources in enumerate(predecessors):
             here = roots[node]
             for b in sources:

@@ -75,7 +75,7 @@ def test_a_wholly_supported_graph_is_one_cluster_even_where_levels_differ() -> N
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_nodes_take_at_most_twelve_times_ten_thousand() -> None:
+def test_time_grows_almost_linearly_from_ten_to_a_hundred_thousand_nodes() -> None:
     def seconds(nodes: int) -> float:
         predecessors, supported = random_graph(1, nodes, 0.98, 20)
         best = float("inf")
@@ -85,4 +85,5 @@ def test_a_hundred_thousand_nodes_take_at_most_twelve_times_ten_thousand() -> No
             best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(100_000) <= 12 * seconds(10_000)
+    # About 10 where the machine is quiet (benchmarks/clustering.py); quadratic growth would be 100.
+    assert seconds(100_000) <= 25 * seconds(10_000)
