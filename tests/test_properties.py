@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from stages.candidates import Candidates
 from stages.freeze import freeze
 from stages.graph import Graph
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
-from tests.conftest import relative_error
+from tests.conftest import Converted, relative_error
 from tests.test_cluster import acyclic_quotient
 
 FP32 = 1e-5
@@ -162,3 +163,44 @@ def test_a_random_graph_equals_tensorflow_after_conversion(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(200, 230))
 def test_a_random_graph_equals_tensorflow_after_conversion_with_tensorrt(seed: int) -> None:
     check_conversion(seed, "auto")
+
+
+class _Found(tf.Module):
+    """A small graph that a random one was reduced to."""
+
+    def __init__(self, compute: Callable[[tf.Tensor], list[tf.Tensor]], width: int) -> None:
+        super().__init__()
+        spec = tf.TensorSpec([None, width], tf.float32, "x")
+        self.serve = tf.function(
+            lambda x: {f"y{i}": y for i, y in enumerate(compute(x))}, input_signature=[spec], autograph=False
+        )
+
+
+def check_all_in_engines(
+    converted: Callable[..., Converted], compute: Callable[[tf.Tensor], list[tf.Tensor]], width: int
+) -> None:
+    module = _Found(compute, width)
+    result = converted(module, backend="onnxruntime", min_region=1, cache=False)
+    assert not {reason.reason for reason in result.report.left_in_tensorflow} - {Reason.TOO_SMALL}
+    x = np.random.default_rng(0).random((3, width), np.float32)
+    expected, actual = module.serve(tf.constant(x)), result.run({"x": x})
+    check_equal(expected, {key: tf.constant(value) for key, value in actual.items()})
+
+
+def test_two_splits_of_one_tensor_into_different_numbers_of_parts_stay_two(converted: Callable[..., Converted]) -> None:
+    check_all_in_engines(
+        converted, lambda x: [*tf.split(tf.tanh(x), 2, axis=1), *tf.unstack(tf.tanh(x), axis=1)], width=4
+    )
+
+
+def test_constants_that_grappler_moves_to_a_smaller_tensor_take_its_shape_along(
+    converted: Callable[..., Converted],
+) -> None:
+    check_all_in_engines(
+        converted,
+        lambda x: [
+            (tf.tanh(x) + tf.reduce_mean(x, 0)) + tf.constant([1.0, 2.0, 3.0, 4.0]),
+            tf.tile(x[:, :1], [1, 4]) * tf.reduce_sum(x, 1)[:, None] * 2.0,
+        ],
+        width=4,
+    )

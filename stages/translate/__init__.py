@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
-from stages.translate import passes, weights
+from stages.translate import handlers, passes, weights
 from stages.translate.files import digest, save_model
 from stages.translate.interface import Port, finish
 from stages.translate.library import OPSET, SUPPORTED, check_internals, library
@@ -144,6 +144,7 @@ def _convert(
                 output_names=list(outputs),
                 const_node_values=light.weights,
             )
+            handlers.state_split_sizes(converted)
             recorder.stamp_rest(converted)
             try:
                 converted = passes.optimise(converted, [name for name in chosen if name not in skipped])

@@ -94,6 +94,25 @@ class _OneHot:
         ctx.make_node("Where", [hot, on, off], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+def state_split_sizes(graph: Graph) -> None:
+    """Give every Split without sizes, which means equal parts, the sizes that TensorFlow knows.
+
+    ONNX Runtime's common-subexpression elimination takes two such nodes on one tensor for the same even where they have
+    different numbers of outputs, as `tf.split(x, 2, 1)` and `tf.unstack(x, axis=1)` do (1.32: the wrong shapes).
+    """
+    import numpy as np
+    from tf2onnx import utils
+
+    for node in graph.get_nodes():
+        for body in (node.get_body_graphs() or {}).values():
+            state_split_sizes(body)
+        shape = graph.get_shape(node.input[0]) if node.type == "Split" and len(node.input) == 1 else None
+        size = -1 if shape is None else shape[node.get_attr_value("axis", 0)]
+        if size > 0 and size % len(node.output) == 0:
+            sizes = np.full(len(node.output), size // len(node.output), np.int64)
+            graph.replace_inputs(node, [*node.input, graph.make_const(utils.make_name("sizes"), sizes).output[0]])
+
+
 def _of_integers(ctx: Graph, node: Node) -> bool:
     import numpy as np
     from tf2onnx import utils

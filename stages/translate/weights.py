@@ -89,11 +89,18 @@ def fold(light: LightGraph, inputs: Sequence[str], outputs: Sequence[str]) -> Li
             node.attr["value"].tensor.tensor_shape.CopyFrom(shape)
             del node.attr["shape"]
             node.ClearField("input")
-        elif (old := before.get(node.name)) and old.op == node.op and "_output_shapes" in old.attr:
+        elif (old := before.get(node.name)) and "_output_shapes" in old.attr and _computes_the_same(old, node):
             node.attr["_output_shapes"].CopyFrom(old.attr["_output_shapes"])
     used = {node.name for node in folded.node if node.op == "Const"}
     kept = {name: value for name, value in light.weights.items() if name in used}
     return LightGraph(folded, kept, _moved(before, folded))
+
+
+def _computes_the_same(old: tf.compat.v1.NodeDef, new: tf.compat.v1.NodeDef) -> bool:
+    """Whether a node reads what it read before. Grappler turns (x * c) * y into x * (c * y) under the names of the old
+    nodes: the inner one has another shape then, and importing the graph with the old one fails."""
+    data = [[name.removesuffix(":0") for name in node.input if name[:1] != "^"] for node in (old, new)]
+    return old.op == new.op and data[0] == data[1]
 
 
 def _moved(before: Mapping[str, tf.compat.v1.NodeDef], folded: tf.compat.v1.GraphDef) -> dict[str, frozenset[str]]:
