@@ -106,30 +106,14 @@ EXIT_WHILE_TENSORFLOW_CALLS = """
     for _ in range(int(sys.argv[2])):
         next(iterator)
 """
-EXIT_WHILE_THREADS_CALL = """
-    import sys, threading, time
-    from pathlib import Path
-    import tensorflow as tf
-    from tests.engine_op_models import affine_call
-    with tf.Graph().as_default() as graph:
-        x = tf.compat.v1.placeholder(tf.float32, (None, 3))
-        y = affine_call(x, Path(sys.argv[1]), "exit", plan_offset=5.0)[0]
-    session = tf.compat.v1.Session(graph=graph)
-    call = session.make_callable(y, [x])
-    def forever():
-        while True:
-            call([[1.0, 2.0, 3.0]])
-    for _ in range(3):
-        threading.Thread(target=forever, daemon=True).start()
-    time.sleep(0.01 * int(sys.argv[2]))
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [1, 20, 100])
-@pytest.mark.parametrize("program", [EXIT_WHILE_TENSORFLOW_CALLS, EXIT_WHILE_THREADS_CALL], ids=["tf.data", "threads"])
-def test_interpreter_exits_while_calls_run(tmp_path: Path, program: str, calls: int) -> None:
-    run_python(program, str(tmp_path), str(calls), timeout_seconds=120)
+def test_interpreter_exits_while_calls_run(tmp_path: Path, calls: int) -> None:
+    """On TensorFlow's own threads. Daemon threads of Python are another matter: there a process that calls plain
+    TensorFlow as it exits aborts in half of all runs ("exception not rethrown", Python 3.11), without any EngineCall."""
+    run_python(EXIT_WHILE_TENSORFLOW_CALLS, str(tmp_path), str(calls), timeout_seconds=120)
 
 
 CALLS_IN_ONE_RUN = 200

@@ -1,0 +1,173 @@
+"""The inputs that a model is run on: ranges of sizes, samples from a file, drawn values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.artifacts import FrozenGraph, Shape, ShapeRange, Source, Tensor
+from stages.errors import SplitError
+from stages.samples import Sizes, draw, read, size_ranges, verification_samples
+
+
+def model(**inputs: tuple[str, Shape | None]) -> FrozenGraph:
+    """The interface of a model; input `x` is tensor `x_node:0` of the graph."""
+    tensors = tuple(Tensor(f"{name}_node:0", dtype, shape) for name, (dtype, shape) in inputs.items())
+    return FrozenGraph(Path(), Source("function", None), tensors, (), tuple(inputs), ())
+
+
+IMAGE = model(image=("float32", (None, 4, 4, 3)))
+SEQUENCE = model(ids=("int32", (None, None)), mask=("bool", (None, None)))
+
+
+def shape(name: str, *points: tuple[int, ...]) -> ShapeRange:
+    return ShapeRange(name, *(points if len(points) == 3 else points * 3))
+
+
+def test_an_open_batch_has_default_sizes() -> None:
+    (profile,) = size_ranges(IMAGE, ())
+    assert [point.shapes for point in (profile.minimum, profile.optimum, profile.maximum)] == [
+        ((1, 4, 4, 3),),
+        ((8, 4, 4, 3),),
+        ((32, 4, 4, 3),),
+    ]
+
+
+@pytest.mark.parametrize("name", ["image", "image_node", "image_node:0"])
+def test_an_input_is_known_by_keyword_node_and_tensor(name: str) -> None:
+    (profile,) = size_ranges(IMAGE, [shape(name, (2, 4, 4, 3), (3, 4, 4, 3), (4, 4, 4, 3))])
+    assert (profile.minimum.shapes, profile.maximum.shapes) == (((2, 4, 4, 3),), ((4, 4, 4, 3),))
+
+
+def test_ranges_given_again_are_further_profiles_and_a_single_one_is_in_all_of_them() -> None:
+    given = [shape("ids", (1, 8)), shape("mask", (1, 8)), shape("ids", (4, 8))]
+    first, second = size_ranges(SEQUENCE, given)
+    assert first.optimum.shapes == ((1, 8), (1, 8))
+    assert second.optimum.shapes == ((4, 8), (1, 8))
+
+
+def test_differing_numbers_of_ranges_are_refused() -> None:
+    given = [shape("ids", (n, 8)) for n in (1, 2, 3)] + [shape("mask", (n, 8)) for n in (1, 2)]
+    with pytest.raises(SplitError, match="2 shape ranges, but another input has 3"):
+        size_ranges(SEQUENCE, given)
+
+
+def test_an_open_axis_takes_the_sizes_of_the_samples() -> None:
+    samples = [{"ids_node:0": np.zeros((2, n), np.int32), "mask_node:0": np.zeros((2, n), bool)} for n in (5, 9, 7)]
+    (profile,) = size_ranges(SEQUENCE, (), samples)
+    assert [point.shapes[0] for point in (profile.minimum, profile.optimum, profile.maximum)] == [
+        (1, 5),
+        (2, 7),
+        (32, 9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], r"input ids: shape \(\?, \?\) is open and has no range\n  try: --shape ids=MIN,OPT,MAX"),
+        ([shape("nope", (1, 8))], "nope: the model has no such input\n  try: its inputs are ids, mask"),
+        ([shape("ids", (1, 8, 1))], r"range 1x8x1,1x8x1,1x8x1 does not fit its shape \(\?, \?\)"),
+        ([shape("ids", (2, 8), (1, 8), (3, 8))], "range 2x8,1x8,3x8 is not in order"),
+    ],
+)
+def test_a_range_that_is_missing_or_wrong_is_named(given: list[ShapeRange], words: str) -> None:
+    with pytest.raises(SplitError, match=words):
+        size_ranges(SEQUENCE, given)
+
+
+def test_a_fixed_axis_can_not_be_given_another_size() -> None:
+    with pytest.raises(SplitError, match="does not fit"):
+        size_ranges(IMAGE, [shape("image", (1, 5, 4, 3))])
+
+
+def test_verification_has_two_batch_sizes_and_the_samples_of_the_user() -> None:
+    given = [{"image_node:0": np.full((1, 4, 4, 3), 7, np.float32)}]
+    drawn = verification_samples(IMAGE, size_ranges(IMAGE, ()), given)
+    assert [sample["image_node:0"].shape[0] for sample in drawn] == [1, 1, 3]
+    assert all((sample["image_node:0"] == 7).all() for sample in drawn)
+
+
+def test_verification_stays_inside_the_ranges() -> None:
+    low, high = size_ranges(IMAGE, [shape("image", (2, 4, 4, 3)), shape("image", (16, 4, 4, 3))])
+    drawn = verification_samples(IMAGE, (low, high), ())
+    assert [sample["image_node:0"].shape[0] for sample in drawn] == [2, 16]
+    (narrow,) = size_ranges(IMAGE, [shape("image", (1, 4, 4, 3), (1, 4, 4, 3), (2, 4, 4, 3))])
+    assert [s["image_node:0"].shape[0] for s in verification_samples(IMAGE, (narrow,), ())] == [1, 2]
+
+
+def test_drawn_values_suit_their_dtype_and_repeat() -> None:
+    dtypes = ("float32", "float16", "bfloat16", "int64", "uint8", "bool", "string", "complex64")
+    mixed = model(**{dtype: (dtype, (None,)) for dtype in dtypes})
+    sizes = Sizes(tuple((100,) for _ in dtypes))
+    first, again, other = draw(mixed, sizes, 0), draw(mixed, sizes, 0), draw(mixed, sizes, 1)
+    for dtype in dtypes:
+        array = first[f"{dtype}_node:0"]
+        assert array.dtype.name == ("object" if dtype == "string" else dtype)
+        assert np.array_equal(array, again[f"{dtype}_node:0"])
+        assert not np.array_equal(array, other[f"{dtype}_node:0"])
+    assert set(first["int64_node:0"]) == {0, 1}
+    assert 0 <= first["float32_node:0"].min() <= first["float32_node:0"].max() < 1
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Callable[..., Path]:
+    def write(**arrays: np.ndarray) -> Path:
+        np.savez(tmp_path / "samples.npz", **arrays)
+        return tmp_path / "samples.npz"
+
+    return write
+
+
+def test_samples_come_from_a_file_by_keyword(npz: Callable[..., Path]) -> None:
+    image = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+    (sample,) = read(IMAGE, npz(image=image))
+    assert np.array_equal(sample["image_node:0"], image)
+    assert read(IMAGE, None) == []
+
+
+def test_string_samples_are_written_as_text(npz: Callable[..., Path]) -> None:
+    (sample,) = read(model(words=("string", (None,))), npz(words=np.array(["a", "bc"])))
+    assert sample["words_node:0"].dtype == object
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({}, "no array for input image"),
+        ({"nope": np.zeros(1, np.float32)}, "nope: the model has no such input"),
+        ({"image": np.zeros((1, 4, 4, 3))}, "sample image: dtype float64\n  try: the model's input is float32"),
+        ({"image": np.zeros((1, 4, 4), np.float32)}, r"shape \(1, 4, 4\)\n  try: .* \(\?, 4, 4, 3\)"),
+        ({"image": np.full((1, 4, 4, 3), np.nan, np.float32)}, "sample image: contains NaN"),
+    ],
+)
+def test_samples_that_do_not_fit_are_named(arrays: dict[str, np.ndarray], words: str, npz: Callable[..., Path]) -> None:
+    with pytest.raises(SplitError, match=words):
+        read(IMAGE, npz(**arrays))
+
+
+def write_cut(path: Path) -> None:
+    np.savez(path, image=np.zeros((1, 4, 4, 3), np.float32))
+    path.write_bytes(path.read_bytes()[:200])
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "a missing file": lambda path: None,
+    "an empty file": lambda path: path.write_bytes(b""),
+    "a file that is cut off": write_cut,
+    "text": lambda path: path.write_text("image"),
+    "a folder": Path.mkdir,
+    "pickled objects": lambda path: np.savez(path, image=np.array([{}], object)),
+    "an array without a name": lambda path: np.save(path.open("wb"), np.zeros((1, 4, 4, 3), np.float32)),
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_unreadable_samples_are_a_stated_error(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    UNREADABLE[what](path)
+    with pytest.raises(SplitError, match=r"samples\.npz(.|\n)*try: write it with numpy\.savez"):
+        read(IMAGE, path)
