@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from stages.errors import BackendError, ConversionError
 
@@ -26,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow's C++ log is not a user's business; it reads this when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        if not options.verbose:
-            import_tensorflow_quietly()
-        from pipeline import commands
+        with _termination_as_interrupt():
+            if not options.verbose:
+                import_tensorflow_quietly()
+            from pipeline import commands
 
-        return commands.run(options)
+            return commands.run(options)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -45,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
     common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
     common.add_argument("--json", action="store_true", help="print the result as JSON")
+    # What a command has no option for is as if the option were not given.
+    common.set_defaults(
+        precision="fp32", backend="auto", on_failure="native", shape=[], keep_in_tf=[], capability=[], samples=None
+    )
+    common.set_defaults(max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None)
+    common.set_defaults(min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -93,7 +104,7 @@ def _folders(parser: argparse.ArgumentParser, before: str | None) -> None:
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--signature", help="signature of a SavedModel (default: serving_default, or the only one)")
-    parser.add_argument("--tags", help="tags of a SavedModel, with commas between (default: serve)")
+    parser.add_argument("--tags", help="tags of a SavedModel, with commas between (default: serve, or the only ones)")
     parser.add_argument("--inputs", help="input tensors of a .pb, as a:0,b:0 (default: guessed)")
     parser.add_argument("--outputs", help="output tensors of a .pb, as c:0 (default: guessed)")
 
@@ -171,6 +182,23 @@ def import_tensorflow_quietly() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Clean up on SIGTERM (`timeout`, a container that stops) as on Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:

@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import Config, shape_range
+from pipeline.config import Config, engine_options, shape_range, split_options
 from pipeline.progress import ConsoleProgress
 from pipeline.report import grouped
 from pipeline.run import Progress, Quiet, convert, resolve
 from pipeline.verify import explain, verify_folder
 from stages import backends, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
-from stages.build import EngineOptions, build
+from stages.build import build
 from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
-from stages.split import SplitOptions, split
+from stages.split import split
 from stages.stitch import stitch
 
 
@@ -52,6 +52,11 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _config(options: argparse.Namespace) -> Config:
+    """What the options say, with defaults for those that the command does not have.
+
+    Raises:
+        ConversionError: an option has no sensible value.
+    """
     config = Config(
         precision=options.precision,
         backend=options.backend,
@@ -93,32 +98,21 @@ def _freeze(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    config = Config(keep_in_tf=tuple(options.keep_in_tf))
+    config = _config(options)
     with _progress(options).stage("export"):
         exported = export(
             storage.load(FrozenGraph, options.folder),
             options.out,
             keep_in_tf=config.keep_in_tf,
-            min_region=options.min_region or config.min_region,
+            min_region=config.min_region,
         )
-    lines = [f"{region.name}: {len(region.ops)} ops" for region in exported.candidates]
+    lines = [f"{len(exported.candidates)} candidate regions"]
+    lines += [f"{region.name}: {len(region.ops)} ops" for region in exported.candidates]
     _tell(options, exported, lines + [f"left in TensorFlow: {line}" for line in grouped(exported.left)])
 
 
 def _split(options: argparse.Namespace) -> None:
-    chosen = SplitOptions(
-        backend=backends.choose(options.backend)[0],
-        shapes=tuple(map(shape_range, options.shape)),
-        samples=options.samples,
-        keep_in_tf=tuple(options.keep_in_tf),
-        workspace_mib=options.workspace_mib,
-        capabilities=tuple(options.capability),
-        cache=not options.no_cache,
-    )
-    if options.min_region is not None:
-        chosen = replace(chosen, min_region=options.min_region)
-    if options.time_limit is not None:
-        chosen = replace(chosen, time_limit_seconds=options.time_limit)
+    chosen = split_options(_config(options), backends.choose(options.backend)[0])
     with _progress(options).stage("split"):
         partition = split(storage.load(OnnxExport, options.folder), options.out, options=chosen)
     inside = sum(len(region.ops) for region in partition.regions)
@@ -128,18 +122,11 @@ def _split(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    chosen = EngineOptions(
-        backends=backends.choose(options.backend),
-        precision=options.precision,
-        workspace_mib=options.workspace_mib,
-        capabilities=tuple(options.capability),
-        use_cache=not options.no_cache,
-    )
-    if options.time_limit is not None:
-        chosen = replace(chosen, time_limit_seconds=options.time_limit)
+    chosen = engine_options(_config(options), backends.choose(options.backend))
     with _progress(options).stage("build"):
         engines = build(storage.load(Partition, options.folder), options.out, options=chosen)
-    lines = [
+    lines = [f"{len(engines.engines)} engines for {len(engines.partition.regions)} regions"]
+    lines += [
         f"{e.region}: {e.fingerprint.backend} {e.fingerprint.precision}, {e.bytes / 1e6:.1f} MB"
         for e in engines.engines
     ]
@@ -153,13 +140,9 @@ def _stitch(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
+    config = _config(options)
     with _progress(options).stage("verify"):
-        check = verify_folder(
-            options.folder,
-            shapes=tuple(map(shape_range, options.shape)),
-            samples=options.samples,
-            max_error=options.max_error,
-        )
+        check = verify_folder(options.folder, shapes=config.shapes, samples=config.samples, max_error=config.max_error)
     worst = max((output.max_rel_error for output in check.outputs), default=0.0)
     _tell(options, check, [f"largest relative error {worst:.1e}, {check.engines_run} engine calls"])
     if not check.passed:

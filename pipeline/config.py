@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from stages.artifacts import ShapeRange
+from stages.build import EngineOptions
 from stages.candidates import DEFAULT_MIN_REGION
 from stages.compare import TOLERANCES
 from stages.errors import ConversionError
+from stages.split import SplitOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,15 @@ class Config:
             raise ConversionError(f"on_failure {self.on_failure!r} is unknown", "choose native or fail")
         if self.min_region < 1:
             raise ConversionError(f"min_region {self.min_region} is not positive", "choose 1 or more")
+        if self.max_error is not None and not self.max_error >= 0:
+            raise ConversionError(f"max_error {self.max_error} is no largest error", "choose 0 or more")
+        if not self.time_limit_seconds > 0:
+            raise ConversionError(f"time_limit_seconds {self.time_limit_seconds} is not positive", "choose 60 or more")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ConversionError(f"workspace_mib {self.workspace_mib} is not positive", "choose 256 or more")
+        for capability in self.capabilities:
+            if not re.fullmatch(r"\d+\.\d", capability):
+                raise ConversionError(f"capability {capability!r} can't be read", "write it as 8.6")
 
     @property
     def tolerance(self) -> float:
@@ -85,3 +97,30 @@ def shape_range(text: str) -> ShapeRange:
         raise ConversionError(f"shape {text!r} has sizes of different rank", "give MIN, OPT and MAX the same rank")
     low, usual, high = sizes if len(sizes) == 3 else sizes * 3
     return ShapeRange(name, low, usual, high)
+
+
+def split_options(config: Config, backend: str) -> SplitOptions:
+    """What `stages.split` needs of a configuration; `backend` is the TensorRT that was chosen."""
+    return SplitOptions(
+        backend=backend,
+        shapes=config.shapes,
+        samples=config.samples,
+        keep_in_tf=config.keep_in_tf,
+        min_region=config.min_region,
+        workspace_mib=config.workspace_mib,
+        capabilities=config.capabilities,
+        time_limit_seconds=config.time_limit_seconds,
+        cache=config.cache,
+    )
+
+
+def engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
+    """What `stages.build` needs of a configuration; `names` are the back ends that were chosen."""
+    return EngineOptions(
+        backends=names,
+        precision=config.precision,
+        workspace_mib=config.workspace_mib,
+        capabilities=config.capabilities,
+        time_limit_seconds=config.time_limit_seconds,
+        use_cache=config.cache,
+    )

@@ -44,7 +44,8 @@ class RegionReport:
 
 @dataclass(frozen=True, slots=True)
 class OutputError:
-    """How far one output is from TensorFlow's: `max_rel_error` is max|a−b| / max|b|."""
+    """How far one output is from TensorFlow's: `max_rel_error` is max|a−b| / max|b|, infinite (null in JSON) where
+    they can't be compared; `why` says so then."""
 
     name: str
     max_abs_error: float

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import pretrained
-from pipeline.config import Config
+from pipeline.config import Config, engine_options, split_options
 from pipeline.report import Report, Verification, make_report
 from pipeline.verify import explain, verify
 from stages import backends, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
 from stages.backends.hardware import gpu_count
-from stages.build import EngineOptions, build
+from stages.build import build
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
 from stages.samples import read as read_samples
 from stages.samples import size_ranges, verification_samples
-from stages.split import SplitOptions, split
+from stages.split import split
 from stages.stitch import stitch
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ def convert(
         with clock.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with clock.stage("split"):
-            partition = split(exported, work / "split", options=_split_options(config, names[0]))
+            partition = split(exported, work / "split", options=split_options(config, names[0]))
         with clock.stage("build"):
-            engines = build(partition, work / "build", options=_engine_options(config, names))
+            engines = build(partition, work / "build", options=engine_options(config, names))
         with clock.stage("stitch"):
             stitched = stitch(engines, work / "stitch", on_failure=config.on_failure)
         with clock.stage("verify"):
@@ -129,37 +129,12 @@ def _name(model: object) -> str:
     return str(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", type(model).__name__))
 
 
-def _split_options(config: Config, backend: str) -> SplitOptions:
-    return SplitOptions(
-        backend=backend,
-        shapes=config.shapes,
-        samples=config.samples,
-        keep_in_tf=config.keep_in_tf,
-        min_region=config.min_region,
-        workspace_mib=config.workspace_mib,
-        capabilities=config.capabilities,
-        time_limit_seconds=config.time_limit_seconds,
-        cache=config.cache,
-    )
-
-
-def _engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
-    return EngineOptions(
-        backends=names,
-        precision=config.precision,
-        workspace_mib=config.workspace_mib,
-        capabilities=config.capabilities,
-        time_limit_seconds=config.time_limit_seconds,
-        use_cache=config.cache,
-    )
-
-
 def _verified(
     stitched: StitchedGraph, frozen: FrozenGraph, samples: list[dict[str, Array]], config: Config
 ) -> Verification:
     if not config.verify:
         return Verification((), (), 0, {}, None)
-    check = verify(stitched.saved_model, frozen, samples, tolerance=config.tolerance, tags=frozen.source.tags)
+    check = verify(stitched.saved_model, frozen, samples, tolerance=config.tolerance)
     if not check.passed:
         raise VerifyError(
             f"the stitched model differs from TensorFlow: {explain(check)}", "--max-error, or another --precision"

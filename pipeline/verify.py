@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,11 +12,15 @@ from pipeline.report import OutputError, Report, Verification
 from stages import storage
 from stages.artifacts import FrozenGraph, ShapeRange, Source, StitchedGraph, Tensor
 from stages.compare import TOLERANCES, Array, Difference, difference, worst
-from stages.errors import VerifyError
+from stages.errors import ModelError, VerifyError
 from stages.graph import Graph
 from stages.reference import Reference, error_line, ieee_float32
 from stages.samples import read as read_samples
 from stages.samples import size_ranges, verification_samples
+from stages.sources import load_saved_model
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Sample = Mapping[str, Array]
 
@@ -26,7 +31,6 @@ def verify(
     samples: Sequence[Sample],
     *,
     tolerance: float,
-    tags: Sequence[str] = ("serve",),
 ) -> Verification:
     """Run a stitched SavedModel and the frozen graph that it was made from, and compare every output.
 
@@ -46,7 +50,7 @@ def verify(
     keywords = dict(zip((tensor.name for tensor in frozen.inputs), frozen.input_names, strict=True))
     calls = [{keywords[name]: array for name, array in sample.items()} for sample in samples]
     engine_op.reset_stats()
-    actual = list(run_signature(saved_model, frozen.source.signature, calls, tags))
+    actual = list(run_signature(saved_model, frozen.source.signature, calls))
     return judge(
         expected, [[a[name] for name in frozen.output_names] for a in actual], frozen.output_names, calls, tolerance
     )
@@ -94,17 +98,7 @@ def verify_folder(
 
 def _interface(saved_model: Path, signature: str) -> FrozenGraph:
     """A SavedModel's signature as the interface of a graph (without the graph)."""
-    import tensorflow as tf
-
-    from stages import engine_op
-
-    engine_op.load()
-    if not saved_model.is_dir():
-        raise VerifyError(f"{saved_model}: no such folder", "give the folder that convert wrote")
-    loaded = tf.saved_model.load(str(saved_model))
-    if signature not in loaded.signatures:
-        raise VerifyError(f"{saved_model}: has no signature {signature}", f"it has {', '.join(loaded.signatures)}")
-    function = loaded.signatures[signature]
+    function = _load(saved_model, signature)
 
     def tensors(specs: Mapping[str, tf.TensorSpec]) -> tuple[Tensor, ...]:
         return tuple(
@@ -117,8 +111,23 @@ def _interface(saved_model: Path, signature: str) -> FrozenGraph:
     return FrozenGraph(saved_model, source, tensors(inputs), tensors(outputs), tuple(inputs), tuple(outputs))
 
 
+def _load(saved_model: Path, signature: str) -> tf.types.experimental.ConcreteFunction:
+    from stages import engine_op
+
+    engine_op.load()
+    if not saved_model.is_dir():
+        raise VerifyError(f"{saved_model}: no such folder", "give the folder that convert wrote")
+    try:
+        signatures: Mapping[str, object] = load_saved_model(saved_model).signatures  # type: ignore[attr-defined]
+    except ModelError as error:
+        raise VerifyError(error.problem, "convert the model again") from error
+    if signature not in signatures:
+        raise VerifyError(f"{saved_model}: has no signature {signature}", f"one of {', '.join(signatures)}")
+    return signatures[signature]
+
+
 def run_signature(
-    saved_model: Path, signature: str, calls: Sequence[Mapping[str, Array]], tags: Sequence[str] = ("serve",)
+    saved_model: Path, signature: str, calls: Sequence[Mapping[str, Array]]
 ) -> Iterator[dict[str, Array]]:
     """The outputs of a SavedModel's signature for each call's keyword inputs.
 
@@ -127,20 +136,15 @@ def run_signature(
     """
     import tensorflow as tf
 
-    from stages import engine_op
-
-    engine_op.load()
+    function = _load(saved_model, signature)
     try:
-        loaded = tf.saved_model.load(str(saved_model), tags=list(tags))
-        function = loaded.signatures[signature]
         dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
         for call in calls:
             with ieee_float32():
                 outputs = function(**{name: tf.constant(array, dtypes[name]) for name, array in call.items()})
             yield {name: np.asarray(value.numpy()) for name, value in outputs.items()}
-    except (tf.errors.OpError, OSError, KeyError) as error:
-        words = error_line(error) if isinstance(error, tf.errors.OpError) else str(error)
-        raise VerifyError(f"{saved_model}: can't be run: {words}", "convert the model again") from error
+    except tf.errors.OpError as error:
+        raise VerifyError(f"{saved_model}: can't be run: {error_line(error)}", "convert the model again") from error
 
 
 def judge(

@@ -43,7 +43,8 @@ def difference(expected: Array, actual: Array) -> Difference:
     odd_a, odd_b = ~np.isfinite(a), ~np.isfinite(b)
     if not np.array_equal(odd_a, odd_b) or not np.array_equal(a[odd_a], b[odd_a], equal_nan=True):
         return Difference(np.inf, np.inf, "NaN or infinity in other places")
-    gap = float(np.max(np.abs(a - b), where=~odd_a, initial=0.0))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity less infinity is nothing to warn a user of
+        gap = float(np.max(np.abs(a - b), where=~odd_a, initial=0.0))
     scale = float(np.max(np.abs(a), where=~odd_a, initial=0.0))
     if gap == 0:
         return Difference(0.0, 0.0)

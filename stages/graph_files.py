@@ -65,7 +65,7 @@ def open_graph_file(path: Path, inputs: Sequence[str] | None, outputs: Sequence[
     for tensor in fed:
         _make_placeholder(path, graph_def, nodes, tensor)
     return Model(
-        Source("graph_def", str(path), ""),
+        Source("graph_def", str(path)),
         None,
         graph_def,
         tuple(fed),

@@ -93,8 +93,8 @@ def unreadable(path: Path, error: Exception, remedy: str) -> ModelError:
             f"{path}: uses the op {op or 'named below'}, which is not loaded: {text}",
             "load its library first (tf.load_op_library, or import the package that brings it)",
         )
-    if "MetaGraphDef" in text and "tags" in text:
-        return ModelError(f"{path}: {text}", "name the tags that it was saved with")
+    if "MetaGraph" in text and "tags" in text:
+        return ModelError(f"{path}: {text}", "--tags with those that it was saved with")
     return ModelError(f"{path}: can't be read: {text or type(error).__name__}", remedy)
 
 

@@ -1,11 +1,13 @@
 """Frozen dataclasses to JSON and back, with paths relative to the folder that the JSON lies in.
 
+JSON has no infinity: an infinite error is written as null, and read back as infinite where a number must be.
 A nested record that has a `folder` of its own is stored as a reference to that folder, not copied.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import types
 import typing
@@ -21,6 +23,8 @@ def encode(value: object, folder: Path) -> Json:
     """The JSON form of a record, as it would lie in `folder`."""
     if isinstance(value, Enum):
         return encode(value.value, folder)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
@@ -76,6 +80,8 @@ def _decode(hint: object, value: Json, folder: Path) -> object:
         return tuple(_decode(arm, item, folder) for arm, item in zip(arms, value, strict=True))
     if hint is Path:
         return Path(os.path.normpath(folder / str(value)))
+    if hint is float and value is None:
+        return math.inf
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):

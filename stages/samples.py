@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +114,15 @@ def read(frozen: FrozenGraph, path: Path | None) -> list[dict[str, Array]]:
     """
     if path is None:
         return []
+    remedy = "write it with numpy.savez(path, input=array)"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise SplitError(f"samples {path}: hold one array without a name", remedy)
+        with loaded as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise SplitError(
-            f"samples {path}: can't be read: {error}", "write it with numpy.savez(path, input=array)"
-        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SplitError(f"samples {path}: can't be read: {error}", remedy) from error
     return [check(frozen, arrays)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +51,7 @@ def open_model(
             or tf.Module (`signature` names one of its functions), a tf.function with an input signature, or a
             concrete function.
         signature: SavedModel signature, by default `serving_default` or the only one there is.
-        tags: SavedModel tags, by default `serve`.
+        tags: SavedModel tags, by default `serve`, or those of the only graph there is.
         inputs, outputs: for a .pb its tensors (guessed where unambiguous); else a choice among the signature's names
             (outputs only: a function needs all of its inputs).
 
@@ -138,7 +140,7 @@ def _open_path(
     if text.startswith("keras:"):
         return keras_models.application(text.removeprefix("keras:"))
     path = Path(text).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises on names that are too long or may not be looked at
         raise ModelError(f"{path}: no such file or folder", f"give {_KINDS}")
     path = path.resolve()
     if path.is_dir():
@@ -155,13 +157,27 @@ def _open_path(
 
 
 def _open_saved_model(path: Path, signature: str | None, tags: Iterable[str] | None) -> Model:
+    tags = tuple(tags) if tags is not None else _default_tags(path)
     loaded = load_saved_model(path, tags)
     names = list(getattr(loaded, "signatures", ()))
     chosen = signature or (names[0] if len(names) == 1 else DEFAULT_SIGNATURE)
     function = _signature(loaded, path, chosen)
     others = [loaded.signatures[name] for name in names if name != chosen]  # type: ignore[attr-defined]
-    source = Source("saved_model", str(path), chosen, tuple(tags) if tags is not None else ("serve",))
+    source = Source("saved_model", str(path), chosen, tags)
     return from_function(function, source, loaded, others)
+
+
+def _default_tags(path: Path) -> tuple[str, ...]:
+    """The tags of a SavedModel that holds one graph only, else `serve`."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    message = saved_model_pb2.SavedModel()
+    with contextlib.suppress(OSError, DecodeError):  # loading it says better what is wrong
+        message.ParseFromString((path / "saved_model.pb").read_bytes())
+    if len(message.meta_graphs) != 1:
+        return ("serve",)
+    return tuple(message.meta_graphs[0].meta_info_def.tags)
 
 
 def _signature(loaded: object, path: Path, name: str) -> tf.types.experimental.ConcreteFunction:

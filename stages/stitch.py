@@ -14,6 +14,7 @@ from stages.artifacts import EngineSet, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
 from stages.importing import import_graph
+from stages.model import first_line
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def stitch(engines: EngineSet, out: Path, *, on_failure: str = "native") -> Stit
 
     Raises:
         ArtifactError: `out` exists or can't be written.
-        StitchError: `on_failure` is neither.
+        StitchError: `on_failure` is neither; TensorFlow can't write the SavedModel.
         ModelError: the original model is needed for its tables or signatures and is gone.
         EngineOpError: the op can't be compiled or loaded.
     """
@@ -92,7 +93,10 @@ def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str)
     target = folder / "saved_model"
     # Gradients can't be saved for functions that came from a GraphDef, and an engine has none anyway.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(target), signatures=signatures, options=options)
+    try:
+        tf.saved_model.save(module, str(target), signatures=signatures, options=options)
+    except tf.errors.OpError as error:
+        raise StitchError(f"{target}: can't be written: {first_line(error)}", "free some disk space") from error
     if frozen.source.tags != ("serve",):
         _set_tags(target, frozen.source.tags)
     shutil.rmtree(staged)

@@ -66,14 +66,14 @@ def write_folder(out: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: `out` exists, or its parent can't be written.
     """
-    if out.exists():
+    if os.path.lexists(out):  # a link that leads nowhere is something too; and no error where it can't be known
         raise ArtifactError(f"{out}: exists already", "name another folder, or remove this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except OSError as error:
         raise ArtifactError(
-            f"{out}: can't be written: {error.strerror}", "name a folder on a disk with space"
+            f"{out}: can't be written: {error.strerror}", "name a folder where you may write, on a disk with space"
         ) from error
     try:
         partial.chmod(0o755)
@@ -81,9 +81,9 @@ def write_folder(out: Path) -> Iterator[Path]:
         partial.rename(out)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno is None:
-            raise
-        raise ArtifactError(f"{out}: {error.strerror}", "free some disk space or check the permissions") from error
+        words = error.strerror or str(error)  # numpy's short write has no number
+        what = f"{words} ({error.filename})" if error.filename else words
+        raise ArtifactError(f"{out}: {what}", "free some disk space or check the permissions") from error
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

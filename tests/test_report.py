@@ -19,7 +19,6 @@ from pipeline.report import (
     make_report,
     reasons,
 )
-from stages import storage
 from stages.artifacts import (
     Engine,
     EngineSet,
@@ -131,7 +130,6 @@ def test_the_ops_of_a_region_that_did_not_build_are_left_with_the_back_ends_word
             x = tf.nn.relu(x, name=name)
     (tmp_path / "graph.pb").write_bytes(graph.as_graph_def().SerializeToString())
     frozen = FrozenGraph(tmp_path, Source("graph_def", "m.pb", "serve_it"), (X,), (Y,), ("x",), ("y",))
-    storage.save(frozen, tmp_path)
     regions = tuple(
         Region(f"region_{i}", (op,), (X,), (Y,), tmp_path / "model.onnx", "d")
         for i, op in enumerate(("built", "failed"))
