@@ -155,6 +155,7 @@ def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
         elif node.op == "Const":
             writer.move(node)
     _drop_gradients(graph_def)
+    _order_controls(graph_def)
     imported = _import(model, graph_def)
     _keep_shapes(graph_def, imported)
     (folder / "graph.pb").write_bytes(graph_def.SerializeToString(deterministic=True))
@@ -248,6 +249,15 @@ def _drop_gradients(graph_def: tf.compat.v1.GraphDef) -> None:
     for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
         for node in nodes:
             node.attr.pop("_gradient_op_type", None)
+
+
+def _order_controls(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Sort control inputs, whose order means nothing and differs from one loading of a SavedModel to the next."""
+    for node in graph_def.node:
+        controls = sorted(reference for reference in node.input if reference.startswith("^"))
+        if len(controls) > 1:
+            data = [reference for reference in node.input if not reference.startswith("^")]
+            node.input[:] = [*data, *controls]
 
 
 def _keep_shapes(graph_def: tf.compat.v1.GraphDef, graph: tf.Graph) -> None:
