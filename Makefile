@@ -13,10 +13,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
-	  { echo "$(PYTHON) must be Python 3.10 to 3.13 with its venv module; name another: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) must be Python 3.10 to 3.13 with its venv module (Debian: apt-get install python3-venv); name another: make PYTHON=python3.11 …" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -c 'from pipeline.cli import import_tensorflow_quietly as quiet; quiet(); import stages.engine_op'
 	touch $(READY)
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # TensorFlow's C++ log is not a user's business; it reads this when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _termination_as_interrupt():
+        with interruptible():
             if not options.verbose:
                 import_tensorflow_quietly()
             from pipeline import commands
@@ -172,21 +173,19 @@ def import_tensorflow_quietly() -> None:
         os.dup2(words.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
-        except BaseException as error:
-            os.dup2(kept, 2)
+        except Exception as error:
             words.seek(0)
-            sys.stderr.write(words.read().decode(errors="replace"))
-            if isinstance(error, ImportError):
-                raise BackendError(f"tensorflow: {error}", "pip install tensorflow") from error
-            raise
+            said = words.read().decode(errors="replace")
+            raise BackendError(f"tensorflow: {error}" + f"\n{said}".rstrip(), "pip install tensorflow") from error
         finally:
             os.dup2(kept, 2)
             os.close(kept)
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Clean up on SIGTERM (`timeout`, a container that stops) as on Ctrl-C."""
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM (`timeout`, a container that stops) interrupt as Ctrl-C does, and lose no Ctrl-C: Python drops one that
+    falls into a destructor, of which TensorFlow has many."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -194,15 +193,27 @@ def _termination_as_interrupt() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    def deliver_again(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            hook(unraisable)
+
+    hook, sys.unraisablehook = sys.unraisablehook, deliver_again
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:
     level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    if not verbose and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # Python's warnings are for those who write the code that is running
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     # absl and Keras advise those who train; nobody does here.
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from stages.errors import ArtifactError
 
 if TYPE_CHECKING:
-    import numpy as np
     import tensorflow as tf
+
+    from stages.compare import Array
 
 FORMAT_VERSION = 1
 Shape = tuple[int | None, ...]
@@ -240,7 +241,7 @@ class StitchedGraph:
         return self.folder / "saved_model"
 
 
-def load_weight(frozen: FrozenGraph, weight: Weight) -> np.ndarray:
+def load_weight(frozen: FrozenGraph, weight: Weight) -> Array:
     """The value of a large constant, with the dtype that TensorFlow's numpy arrays have; mapped, not read.
 
     Raises:
@@ -252,7 +253,7 @@ def load_weight(frozen: FrozenGraph, weight: Weight) -> np.ndarray:
     path = frozen.folder / weight.file
     dtype = np.dtype(tf.as_dtype(weight.dtype).as_numpy_dtype)
     try:
-        value: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        value: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         value = value.view(dtype).reshape(weight.shape)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: can't be read: {error}", "freeze the model again") from error

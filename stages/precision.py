@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from stages.errors import BuildError
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
+
+    from stages.compare import Array
 
 
 def _ops(*names: str) -> frozenset[str]:
@@ -271,7 +272,7 @@ def _out_of_range(tensor: onnx.TensorProto) -> bool:
     import numpy as np
     import onnx
 
-    values: np.ndarray = abs(onnx.numpy_helper.to_array(tensor))
+    values: Array = abs(onnx.numpy_helper.to_array(tensor))
     finite = values[np.isfinite(values)]
     if not finite.size:
         return False

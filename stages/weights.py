@@ -12,6 +12,8 @@ from stages.artifacts import Weight
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from stages.compare import Array
+
 LARGE_BYTES = 1 << 20
 """Constants larger than this lie in files of their own: a protobuf holds 2 GB in all."""
 MARK = "_graftrt_weight"
@@ -29,7 +31,7 @@ class WeightWriter:
     def weights(self) -> tuple[Weight, ...]:
         return tuple(self._weights)
 
-    def put(self, node: tf.compat.v1.NodeDef, value: np.ndarray, dtype: tf.DType) -> None:
+    def put(self, node: tf.compat.v1.NodeDef, value: Array, dtype: tf.DType) -> None:
         """Make `node` a constant: a Const, or a marked Placeholder if `value` is large."""
         from tensorflow.python.framework import tensor_util
 
@@ -62,7 +64,7 @@ class WeightWriter:
                 self.put(node, value, tf.as_dtype(node.attr["dtype"].type))
 
 
-def _is_large(value: np.ndarray) -> bool:
+def _is_large(value: Array) -> bool:
     return value.dtype.kind != "O" and value.nbytes > LARGE_BYTES
 
 
@@ -74,7 +76,7 @@ def _elements(tensor: tf.compat.v1.TensorProto) -> int:
     return count
 
 
-def _plain(value: np.ndarray) -> np.ndarray:
+def _plain(value: Array) -> Array:
     """The same bytes in a dtype that `.npy` knows: bfloat16 and float8 are not numpy's own."""
     plain = value.dtype.kind in "biufc" and value.dtype.isbuiltin == 1
     return value if plain else np.ascontiguousarray(value).view(f"u{value.dtype.itemsize}")
