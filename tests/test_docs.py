@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import logging
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,17 +93,6 @@ def test_every_python_block_is_marked_as_runnable(document: Path) -> None:
     assert sum(fence["language"] == "python" for fence in FENCE.finditer(text)) == len(RUNNABLE.findall(text))
 
 
-@pytest.fixture
-def log_levels() -> Iterator[None]:
-    """The command line sets the levels of loggers; other tests want them as they were."""
-    loggers = [logging.getLogger(package) for package in ("pipeline", "stages")]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
-
-
-@pytest.mark.usefixtures("log_levels")
 @pytest.mark.parametrize("command", shell_commands("graftrt"), ids=str)
 def test_graftrt_commands_use_options_that_exist(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "run", lambda options: 0)
