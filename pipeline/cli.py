@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     _build_options(build)
     _precision_option(build)
     _stitch_options(_stage(add, "stitch", "Stage 5: the model with engines in it.", "build"))
+    inspect = add(
+        "inspect", "Say what would be converted, without building; or what lies in a folder or file of GraftRT's."
+    )
+    inspect.add_argument("target", help=f"{MODEL_HELP}; or a folder that a command wrote, a region's .onnx, a .plan")
+    _model_options(inspect)
+    _candidate_options(inspect)
+    _library_options(inspect)
     verify = add("verify", "Compare a stitched model's engines with TensorFlow on this machine.")
     verify.add_argument("folder", type=Path, help="folder that convert or stitch wrote")
     _verify_options(verify)
@@ -137,9 +144,13 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     _shape_option(parser)
 
 
-def _build_options(parser: argparse.ArgumentParser) -> None:
+def _library_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", help="tensorrt, tensorrt_rtx, onnxruntime (default: auto)")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="for one support query or build")
+
+
+def _build_options(parser: argparse.ArgumentParser) -> None:
+    _library_options(parser)
     parser.add_argument("--no-cache", action="store_true", help="neither use nor fill the engine cache")
     parser.add_argument("--workspace-mib", type=int, metavar="MIB", help="builder memory")
     parser.add_argument(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Config, engine_options, shape_range, split_options
+from pipeline.inspect import inspect_model, inspect_path
 from pipeline.progress import ConsoleProgress
-from pipeline.report import grouped
+from pipeline.reasons import by_layer
+from pipeline.reasons import lines as reason_lines
 from pipeline.run import Progress, Quiet, convert, resolve
 from pipeline.verify import explain, verify_folder
 from stages import backends, recordjson, storage
@@ -19,6 +21,7 @@ from stages.build import build
 from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
+from stages.samples import shape_text
 from stages.split import split
 from stages.stitch import stitch
 
@@ -37,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         "build": _build,
         "stitch": _stitch,
         "verify": _verify,
+        "inspect": _inspect,
     }
     commands[options.command](options)
     return 0
@@ -108,7 +112,7 @@ def _export(options: argparse.Namespace) -> None:
         )
     lines = [f"{len(exported.candidates)} candidate regions"]
     lines += [f"{region.name}: {len(region.ops)} ops" for region in exported.candidates]
-    _tell(options, exported, lines + [f"left in TensorFlow: {line}" for line in grouped(exported.left)])
+    _tell(options, exported, lines + reason_lines(exported.left))
 
 
 def _split(options: argparse.Namespace) -> None:
@@ -118,7 +122,7 @@ def _split(options: argparse.Namespace) -> None:
     inside = sum(len(region.ops) for region in partition.regions)
     lines = [f"{inside} of {partition.ops_total} ops in {len(partition.regions)} regions"]
     lines += [f"{region.name}: {len(region.ops)} ops" for region in partition.regions]
-    _tell(options, partition, lines + [f"left in TensorFlow: {line}" for line in grouped(partition.left)])
+    _tell(options, partition, lines + reason_lines(partition.left))
 
 
 def _build(options: argparse.Namespace) -> None:
@@ -147,6 +151,43 @@ def _verify(options: argparse.Namespace) -> None:
     _tell(options, check, [f"largest relative error {worst:.1e}, {check.engines_run} engine calls"])
     if not check.passed:
         raise VerifyError(explain(check), "convert the model on this machine, or for this machine's GPU")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    known = inspect_path(Path(options.target))
+    if known is not None:
+        print(json.dumps(known, indent=1) if options.json else "\n".join(_outline(known)))
+        return
+    found = inspect_model(options.target, _config(options), progress=_progress(options))
+    share = found.ops_in_regions / found.ops_total if found.ops_total else 0.0
+    lines = [f"input  {tensor.name}: {tensor.dtype} {shape_text(tensor.shape)}" for tensor in found.inputs]
+    lines += [f"output {tensor.name}: {tensor.dtype} {shape_text(tensor.shape)}" for tensor in found.outputs]
+    lines.append(
+        f"{found.ops_in_regions} of {found.ops_total} ops ({share:.1%}) would be in {len(found.regions)} engines"
+    )
+    for region in found.regions:
+        most = ", ".join(f"{count} {op}" for op, count in list(region.onnx_ops.items())[:5])
+        lines.append(f"  {region.name}: {len(region.ops)} ops; ONNX: {most}")
+    lines += reason_lines(found.left_in_tensorflow)
+    if options.verbose:
+        for layer, ops in by_layer(found.left_in_tensorflow).items():
+            lines += [f"{layer}:"] + [f"  {op.node} ({op.op}): {op.reason.value}: {op.detail}" for op in ops]
+    _tell(options, found, lines)
+
+
+def _outline(values: Mapping[str, object], indent: str = "") -> list[str]:
+    """Nested values as indented lines."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}:", *_outline(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}:")
+            for entry in value:
+                lines += _outline(entry, indent + "  ") if isinstance(entry, Mapping) else [f"{indent}  {entry}"]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
 
 
 def _tell(options: argparse.Namespace, record: object, lines: list[str]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.reasons import lines as reason_lines
 from stages import recordjson
 from stages.artifacts import EngineSet, Fingerprint, LeftOp, Reason, Tensor, layer_of
 from stages.errors import ArtifactError
@@ -126,7 +126,7 @@ class Report:
                 for e in region.engines
             )
             lines.append(f"  {region.name}: {_count(len(region.ops), 'op')}: {engines}")
-        lines += [f"  left in TensorFlow: {line}" for line in grouped(self.left_in_tensorflow)]
+        lines += [f"  {line}" for line in reason_lines(self.left_in_tensorflow)]
         check = self.verification
         if check.passed is None:
             lines.append("not verified")
@@ -137,19 +137,6 @@ class Report:
                 f"{_count(check.engines_run, 'engine call')}, {_count(_fallbacks(check.fallbacks), 'fallback')}"
             )
         return "\n".join(lines)
-
-
-def grouped(left: tuple[LeftOp, ...]) -> list[str]:
-    """`12 × Erfc in dense_1 … dense_12: unsupported by tf2onnx: …`, most frequent first."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for entry in left:
-        groups.setdefault((entry.op, entry.reason.value, entry.detail), []).append(entry.layer)
-    lines = []
-    for (op, reason, detail), layers in sorted(groups.items(), key=lambda item: -len(item[1])):
-        names = list(dict.fromkeys(layers))
-        where = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-        lines.append(f"{len(layers)} × {op} in {where}: {reason}" + (f": {detail}" if detail else ""))
-    return lines
 
 
 def make_report(
@@ -200,11 +187,6 @@ def make_report(
         stages=tuple(StageTime(name, value) for name, value in seconds.items()),
         signature=partition.frozen.source.signature,
     )
-
-
-def reasons(report: Report) -> Counter[str]:
-    """How many ops stay in TensorFlow for each reason."""
-    return Counter(op.reason.value for op in report.left_in_tensorflow)
 
 
 def _count(number: int, noun: str) -> str:

@@ -140,7 +140,7 @@ def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
         elif array.dtype.name != tensor.dtype:
             raise SplitError(f"sample {name}: dtype {array.dtype.name}", f"the model's input is {tensor.dtype}")
         if not _fits(array.shape, tensor.shape):
-            raise SplitError(f"sample {name}: shape {array.shape}", f"the model's input is {_text(tensor.shape)}")
+            raise SplitError(f"sample {name}: shape {array.shape}", f"the model's input is {shape_text(tensor.shape)}")
         if array.dtype.kind in "fc" and np.isnan(array).any():
             raise SplitError(f"sample {name}: contains NaN", "give samples without NaN")
         result[tensor.name] = array
@@ -161,7 +161,7 @@ def _default(tensor: Tensor, keyword: str, seen: Sequence[tuple[int, ...]]) -> t
     pattern = tensor.shape if tensor.shape is not None or not seen else (None,) * len(seen[0])
     if pattern is None or (None in pattern[1:] and not seen):
         raise SplitError(
-            f"input {keyword}: shape {_text(pattern)} is open and has no range",
+            f"input {keyword}: shape {shape_text(pattern)} is open and has no range",
             f"--shape {keyword}=MIN,OPT,MAX, or --samples inputs.npz",
         )
     columns = []
@@ -176,7 +176,7 @@ def _checked(tensor: Tensor, keyword: str, entry: ShapeRange) -> tuple[tuple[int
     text = ",".join("x".join(map(str, point)) for point in points)
     if not all(_fits(point, tensor.shape) for point in points):
         raise SplitError(
-            f"input {keyword}: range {text} does not fit its shape {_text(tensor.shape)}", "correct --shape"
+            f"input {keyword}: range {text} does not fit its shape {shape_text(tensor.shape)}", "correct --shape"
         )
     if any(not low <= usual <= high for low, usual, high in zip(*points, strict=True)):
         raise SplitError(f"input {keyword}: range {text} is not in order", "give it as MIN,OPT,MAX")
@@ -189,7 +189,8 @@ def _fits(shape: Sequence[int], pattern: Shape | None) -> bool:
     )
 
 
-def _text(shape: Shape | None) -> str:
+def shape_text(shape: Shape | None) -> str:
+    """A shape for people: `(?, 224, 224, 3)`, and `?` where the rank is unknown."""
     return "?" if shape is None else "(" + ", ".join("?" if axis is None else str(axis) for axis in shape) + ")"
 
 

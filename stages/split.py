@@ -44,6 +44,8 @@ class SplitOptions:
         capabilities: compute capabilities to build for, as `8.6`.
         time_limit_seconds: for one support query or build.
         cache: keep and reuse built engines in the user's cache folder.
+        dry_run: only ask the parser: nothing is built or compared with TensorFlow, so that shapes and samples are not
+            needed, and regions have neither profiles nor errors. Quick; a full split may accept less.
     """
 
     backend: str = "tensorrt_rtx"
@@ -55,6 +57,7 @@ class SplitOptions:
     capabilities: tuple[str, ...] = ()
     time_limit_seconds: float = 600.0
     cache: bool = True
+    dry_run: bool = False
 
 
 def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
@@ -67,8 +70,8 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         BackendError: the back end is missing.
     """
     graph = Graph(export.frozen)
-    given = samples.read(export.frozen, options.samples)
-    ranges = samples.size_ranges(export.frozen, options.shapes, given)
+    given = [] if options.dry_run else samples.read(export.frozen, options.samples)
+    ranges = () if options.dry_run else samples.size_ranges(export.frozen, options.shapes, given)
     with (
         storage.write_folder(out) as folder,
         Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
@@ -83,10 +86,11 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
             reference,
             ProfileMaker(graph, reference, ranges, given[0] if given else None),
             worker,
-            samples=samples.verification_samples(export.frozen, ranges, given),
+            samples=[] if options.dry_run else samples.verification_samples(export.frozen, ranges, given),
             tolerance=REGION_SLACK * TOLERANCES["fp32"],
             options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),
             cache=EngineCache() if options.cache else None,
+            parse_only=options.dry_run,
         )
         accepted = _settle(candidates, judge)
         reference.close()

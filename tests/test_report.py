@@ -15,9 +15,7 @@ from pipeline.report import (
     Report,
     StageTime,
     Verification,
-    grouped,
     make_report,
-    reasons,
 )
 from stages.artifacts import (
     Engine,
@@ -72,20 +70,6 @@ def test_the_summary_says_why_a_precision_fell_back(report: Report) -> None:
     engine = replace(region.engines[0], precision="fp32", note="fp16: no kernel")
     changed = replace(report, regions=(replace(region, engines=(engine,)),))
     assert "fp32 2.5 MB (executed; fp16: no kernel)" in changed.summary()
-
-
-def test_equal_reasons_are_one_line_the_most_frequent_first() -> None:
-    ops = (*left(1, "Where", Reason.CYCLE), *left(3), *left(1, "Unique", Reason.REFUSED))
-    assert grouped(ops) == [
-        "3 × Erfc in dense_0 … dense_2: unsupported by tf2onnx: no handler",
-        "1 × Where in dense_0: would make a cycle: no handler",
-        "1 × Unique in dense_0: refused by TensorRT: no handler",
-    ]
-
-
-def test_reasons_are_counted(report: Report) -> None:
-    mixed = replace(report, left_in_tensorflow=(*left(2), *left(1, "Relu", Reason.TOO_SMALL)))
-    assert reasons(mixed) == {"unsupported by tf2onnx": 2, "too small": 1}
 
 
 def test_a_report_reads_back_equal(report: Report, tmp_path: Path) -> None:
