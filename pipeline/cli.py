@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     common.set_defaults(
         precision="fp32", backend="auto", on_failure="native", shape=[], keep_in_tf=[], capability=[], samples=None
     )
-    common.set_defaults(max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None)
+    common.set_defaults(
+        max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
+    )
     common.set_defaults(min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -136,12 +138,21 @@ def _shape_option(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT=MIN,OPT,MAX",
         help="sizes of an input, as x=1x224x224x3,8x224x224x3,32x224x224x3; repeat for more inputs or profiles",
     )
-    parser.add_argument("--samples", type=Path, metavar="NPZ", help="real inputs, one array per input, to verify on")
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        action="append",
+        metavar="NPZ",
+        help="real inputs, one array per input, or a folder of such files; may be repeated",
+    )
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
     _candidate_options(parser)
     _shape_option(parser)
+    parser.add_argument(
+        "--max-profiles", type=int, metavar="N", help="most shape profiles made of the samples (default: 3)"
+    )
 
 
 def _library_options(parser: argparse.ArgumentParser) -> None:

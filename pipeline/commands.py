@@ -21,7 +21,7 @@ from stages.build import build
 from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
-from stages.samples import shape_text
+from stages.sizes import shape_text
 from stages.split import split
 from stages.stitch import stitch
 
@@ -81,6 +81,8 @@ def _config(options: argparse.Namespace) -> Config:
     )
     if options.min_region is not None:
         config = replace(config, min_region=options.min_region)
+    if options.max_profiles is not None:
+        config = replace(config, max_profiles=options.max_profiles)
     if options.time_limit is not None:
         config = replace(config, time_limit_seconds=options.time_limit)
     return config

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from stages.artifacts import ShapeRange
 from stages.build import EngineOptions
 from stages.candidates import DEFAULT_MIN_REGION
 from stages.compare import TOLERANCES
 from stages.errors import ConversionError
+from stages.samples import Samples
+from stages.sizes import DEFAULT_MAX_PROFILES
 from stages.split import SplitOptions
 
 
@@ -23,7 +24,9 @@ class Config:
         backend: `auto`, or names with commas between: `tensorrt`, `tensorrt_rtx`, `onnxruntime`. `auto` takes the
             TensorRT that imports, and ONNX Runtime too on a machine without a GPU.
         shapes: sizes of the model's inputs; see `shape_range`. An open first axis needs none (1, 8 and 32 are taken).
-        samples: `.npz` file with one array per input, to verify on besides random inputs.
+        samples: real inputs, to verify on besides random ones, and to learn shape profiles from: an `.npz` file with one
+            array per input (a sample), a folder of such files, or an iterable of such files or of dicts from input to array.
+        max_profiles: the most shape profiles that are made of the samples' sizes, where `shapes` gives none.
         keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
         min_region: smallest number of computing ops that make an engine.
         max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16.
@@ -41,7 +44,8 @@ class Config:
     precision: str = "fp32"
     backend: str = "auto"
     shapes: tuple[ShapeRange, ...] = ()
-    samples: Path | None = None
+    samples: Samples = None
+    max_profiles: int = DEFAULT_MAX_PROFILES
     keep_in_tf: tuple[str, ...] = ()
     min_region: int = DEFAULT_MIN_REGION
     max_error: float | None = None
@@ -64,6 +68,8 @@ class Config:
             raise ConversionError(f"on_failure {self.on_failure!r} is unknown", "choose native or fail")
         if self.min_region < 1:
             raise ConversionError(f"min_region {self.min_region} is not positive", "choose 1 or more")
+        if self.max_profiles < 1:
+            raise ConversionError(f"max_profiles {self.max_profiles} is not positive", "choose 1 or more")
         if self.max_error is not None and not self.max_error >= 0:
             raise ConversionError(f"max_error {self.max_error} is no largest error", "choose 0 or more")
         if not self.time_limit_seconds > 0:
@@ -105,6 +111,7 @@ def split_options(config: Config, backend: str) -> SplitOptions:
         backend=backend,
         shapes=config.shapes,
         samples=config.samples,
+        max_profiles=config.max_profiles,
         keep_in_tf=config.keep_in_tf,
         min_region=config.min_region,
         workspace_mib=config.workspace_mib,

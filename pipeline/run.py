@@ -24,7 +24,8 @@ from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
 from stages.samples import read as read_samples
-from stages.samples import size_ranges, verification_samples
+from stages.samples import verification_samples
+from stages.sizes import size_ranges
 from stages.split import split
 from stages.stitch import stitch
 
@@ -76,7 +77,9 @@ def convert(
                 outputs=config.outputs or outputs,
             )
         given = read_samples(frozen, config.samples)
-        samples = verification_samples(frozen, size_ranges(frozen, config.shapes, given), given)
+        config = replace(config, samples=given)  # an iterator gives them once
+        ranges = size_ranges(frozen, config.shapes, given, config.max_profiles)
+        samples = verification_samples(frozen, ranges, given)
         with clock.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with clock.stage("split"):

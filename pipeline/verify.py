@@ -15,8 +15,9 @@ from stages.compare import TOLERANCES, Array, Difference, difference, worst
 from stages.errors import ModelError, VerifyError
 from stages.graph import Graph
 from stages.reference import Reference, error_line, ieee_float32
+from stages.samples import Samples, verification_samples
 from stages.samples import read as read_samples
-from stages.samples import size_ranges, verification_samples
+from stages.sizes import size_ranges
 from stages.sources import load_saved_model
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def verify(
 
 
 def verify_folder(
-    folder: Path, *, shapes: Sequence[ShapeRange] = (), samples: Path | None = None, max_error: float | None = None
+    folder: Path, *, shapes: Sequence[ShapeRange] = (), samples: Samples = None, max_error: float | None = None
 ) -> Verification:
     """Compare a stitched model's engines with its own native segments, which are TensorFlow's ops: the original is not
     needed, so that it can be done on the machine where the model will serve.

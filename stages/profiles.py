@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from stages import samples
 from stages.artifacts import Profile, Region, ShapeRange, Tensor
 from stages.compare import Array
 from stages.graph import Graph
 from stages.reference import Reference
-from stages.samples import SizeRange, Sizes
+from stages.sizes import SizeRange, Sizes
 
 _MARGIN = 4
 """How much larger than observed an axis may be whose size depends on the data, where the op that makes it sets no limit."""
@@ -17,13 +19,22 @@ _LIMITS = {f"NonMaxSuppression{version}": 2 for version in ("", "V2", "V3", "V4"
 """Ops with a result of data-dependent length, and their input that limits it."""
 
 
+@dataclass(slots=True)
+class _Run:
+    """One run of the model in TensorFlow: the sizes of its inputs, and the shapes of tensors looked at so far."""
+
+    sizes: Sizes
+    inputs: Mapping[str, Array]
+    shapes: dict[str, tuple[int, ...]]
+
+
 class ProfileMaker:
     """Profiles for regions, from the model's size ranges; TensorFlow is run only for regions inside the graph whose
-    inputs have open axes.
+    inputs have open axes: at each range's smallest, usual and largest sizes, and on every real sample in it.
 
     Args:
         ranges: the profiles of the whole model.
-        like: a real sample to run TensorFlow on, resized.
+        given: real samples; the first, resized, stands for the sizes that none of them has.
     """
 
     def __init__(
@@ -31,13 +42,15 @@ class ProfileMaker:
         graph: Graph,
         reference: Reference,
         ranges: Sequence[SizeRange],
-        like: Mapping[str, Array] | None = None,
+        given: Sequence[Mapping[str, Array]] = (),
     ) -> None:
         self._graph = graph
         self._reference = reference
         self.ranges = tuple(ranges)
-        self._like = like
-        self._observed: dict[Sizes, dict[str, tuple[int, ...]]] = {}
+        self._like = given[0] if given else None
+        inputs = graph.frozen.inputs
+        self._given = [_Run(Sizes(tuple(sample[t.name].shape for t in inputs)), sample, {}) for sample in given]
+        self._drawn: dict[Sizes, _Run] = {}
 
     def profiles(self, region: Region) -> tuple[Profile, ...]:
         """One profile of the region for each of the model's, for the inputs that its ONNX model reads.
@@ -49,39 +62,54 @@ class ProfileMaker:
         observed = [tensor for _, tensor in read if self._must_observe(tensor)]
         result = []
         for size in self.ranges:
-            points = (size.minimum, size.optimum, size.maximum)
-            shapes = [self._shapes(point, observed) for point in points]
-            result.append(tuple(self._range(name, tensor, points, shapes) for name, tensor in read))
+            points = [self._at(point) for point in (size.minimum, size.optimum, size.maximum)]
+            real = [run for run in self._given if size.includes(run.sizes)]
+            for run in (*points, *real):
+                self._observe(run, observed)
+            result.append(tuple(self._range(name, tensor, points, real) for name, tensor in read))
         return tuple(dict.fromkeys(result))
 
     def _must_observe(self, tensor: Tensor) -> bool:
         return None in (tensor.shape or ()) and all(tensor.name != t.name for t in self._graph.frozen.inputs)
 
-    def _shapes(self, point: Sizes, observed: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
-        frozen = self._graph.frozen
-        known = self._observed.setdefault(
-            point, {tensor.name: shape for tensor, shape in zip(frozen.inputs, point.shapes, strict=True)}
-        )
-        missing = [tensor.name for tensor in observed if tensor.name not in known]
-        if missing:
-            values = self._reference.run(missing, samples.draw(frozen, point, 0, self._like))
-            known.update({name: value.shape for name, value in values.items()})
-        return known
+    def _at(self, sizes: Sizes) -> _Run:
+        if sizes not in self._drawn:
+            frozen = self._graph.frozen
+            shapes = {tensor.name: shape for tensor, shape in zip(frozen.inputs, sizes.shapes, strict=True)}
+            self._drawn[sizes] = _Run(sizes, {}, shapes)
+        return self._drawn[sizes]
 
-    def _range(
-        self, name: str, tensor: Tensor, points: Sequence[Sizes], shapes: Sequence[dict[str, tuple[int, ...]]]
-    ) -> ShapeRange:
+    def _observe(self, run: _Run, tensors: Sequence[Tensor]) -> None:
+        missing = [tensor.name for tensor in tensors if tensor.name not in run.shapes]
+        if missing:
+            inputs = run.inputs or samples.draw(self._graph.frozen, run.sizes, 0, self._like)
+            run.shapes.update({name: value.shape for name, value in self._reference.run(missing, inputs).items()})
+
+    def _range(self, name: str, tensor: Tensor, points: Sequence[_Run], real: Sequence[_Run]) -> ShapeRange:
         if None not in (tensor.shape or ()):
             static = tuple(axis for axis in tensor.shape or () if axis is not None)
             return ShapeRange(name, static, static, static)
-        low, usual, high = (shape[tensor.name] for shape in shapes)
         if not self._must_observe(tensor):
-            return ShapeRange(name, low, usual, high)
+            return ShapeRange(name, *(run.shapes[tensor.name] for run in points))
         axes = [
-            observed if declared is not None else _widened(observed, points, self._limit(tensor))
-            for declared, observed in zip(tensor.shape or (), zip(low, usual, high, strict=True), strict=True)
+            (declared,) * 3 if declared is not None else self._axis(tensor, i, points, real)
+            for i, declared in enumerate(tensor.shape or ())
         ]
         return ShapeRange(name, *(tuple(axis[p] for axis in axes) for p in range(3)))
+
+    def _axis(self, tensor: Tensor, i: int, points: Sequence[_Run], real: Sequence[_Run]) -> tuple[int, int, int]:
+        """The range of an open axis. One that grows in step with an axis of the model's inputs stays as observed; any
+        other depends on the data, so it may be smaller and larger another time."""
+        runs = [*points, *real]
+        seen = [run.shapes[tensor.name][i] for run in runs]
+        for columns in zip(*(run.sizes.shapes for run in runs), strict=True):
+            for sizes in zip(*columns, strict=True):
+                if len(set(sizes)) > 1 and all(a * sizes[0] == s * seen[0] for s, a in zip(sizes, seen, strict=True)):
+                    return seen[0], seen[1], seen[2]
+        limit = self._limit(tensor)
+        high = max(1, *seen) * _MARGIN if limit is None else max(limit, *seen)
+        usual = statistics.median_low(seen[len(points) :] or [seen[1]])
+        return min(1, *seen), max(1, usual), high
 
     def _limit(self, tensor: Tensor) -> int | None:
         """The most elements that the op which makes a tensor can put into it, if a constant says so."""
@@ -96,17 +124,6 @@ class ProfileMaker:
             if source.op == "Const"
             else None
         )
-
-
-def _widened(axis: tuple[int, int, int], points: Sequence[Sizes], limit: int | None) -> tuple[int, int, int]:
-    """An open axis that grows in step with an axis of the model's inputs stays as observed; any other depends on the
-    data, so it may be smaller and larger another time."""
-    for columns in zip(*(point.shapes for point in points), strict=True):
-        for sizes in zip(*columns, strict=True):
-            if len(set(sizes)) > 1 and all(a * sizes[0] == s * axis[0] for s, a in zip(sizes, axis, strict=True)):
-                return axis
-    high = max(1, *axis) * _MARGIN if limit is None else max(limit, *axis)
-    return min(1, *axis), max(1, axis[1]), high
 
 
 def onnx_inputs(region: Region) -> list[tuple[str, Tensor]]:

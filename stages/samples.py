@@ -2,73 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from stages.artifacts import FrozenGraph, Shape, ShapeRange, Tensor
+from stages.artifacts import FrozenGraph
 from stages.compare import Array
 from stages.errors import SplitError
+from stages.sizes import SizeRange, Sizes, fits, position, shape_text
 
-DEFAULT_BATCHES = (1, 8, 32)
-"""Smallest, usual and largest size of an open first axis where the user gives no shapes."""
 SECOND_BATCH = 3
+MOST_VERIFIED = 8
+"""Of the user's samples no more are compared on: every region runs on each of them."""
+_REMEDY = "write it with numpy.savez(path, input=array)"
+Samples = str | Path | Iterable[str | Path | Mapping[str, Array]] | None
+"""Where samples come from: see `read`."""
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes of every graph input at one point: `shapes[i]` belongs to `FrozenGraph.inputs[i]`."""
-
-    shapes: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SizeRange:
-    """One profile of the whole model."""
-
-    minimum: Sizes
-    optimum: Sizes
-    maximum: Sizes
-
-
-def size_ranges(
-    frozen: FrozenGraph, given: Sequence[ShapeRange], samples: Sequence[Mapping[str, Array]] = ()
-) -> tuple[SizeRange, ...]:
-    """The profiles of the model's inputs.
-
-    Args:
-        samples: real inputs, by tensor name; an open axis that has no range takes the sizes that it has in them.
-        given: ranges for inputs by tensor name, node name or signature keyword; an input that is given n times has n
-            profiles, and one that is given once has that range in all of them.
-
-    Raises:
-        SplitError: an unknown input; a range that contradicts the model's shape; an open axis other than the first
-            without a range; differing numbers of ranges.
-    """
-    by_input: dict[int, list[ShapeRange]] = {}
-    for entry in given:
-        by_input.setdefault(_position(frozen, entry.input), []).append(entry)
-    count = max((len(entries) for entries in by_input.values()), default=1)
-    columns: list[list[tuple[tuple[int, ...], ...]]] = []
-    for i, tensor in enumerate(frozen.inputs):
-        entries = by_input.get(i, [])
-        if len(entries) not in (0, 1, count):
-            raise SplitError(
-                f"input {frozen.input_names[i]}: {len(entries)} shape ranges, but another input has {count}",
-                "give each input one range, or as many as the others",
-            )
-        rows = [_checked(tensor, frozen.input_names[i], entry) for entry in entries] or [
-            _default(tensor, frozen.input_names[i], [sample[tensor.name].shape for sample in samples])
-        ]
-        columns.append(rows if len(rows) == count else rows * count)
-    return tuple(
-        SizeRange(*(Sizes(tuple(column[n][point] for column in columns)) for point in range(3))) for n in range(count)
-    )
 
 
 def draw(frozen: FrozenGraph, sizes: Sizes, seed: int, like: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -90,8 +41,8 @@ def draw(frozen: FrozenGraph, sizes: Sizes, seed: int, like: Mapping[str, Array]
 def verification_samples(
     frozen: FrozenGraph, ranges: Sequence[SizeRange], given: Sequence[Mapping[str, Array]]
 ) -> list[dict[str, Array]]:
-    """What to compare on: the user's samples, and two sizes besides where any axis is open (the first sample's rows, or
-    random values where there is none)."""
+    """What to compare on: samples of the user (the first few, and the first of each size), and two sizes besides where
+    any axis is open (the first sample's rows, or random values where there is none)."""
     smallest, largest = ranges[0].minimum, ranges[0].maximum
     between = Sizes(
         tuple(
@@ -103,27 +54,45 @@ def verification_samples(
     second = ranges[1].minimum if between == smallest and len(ranges) > 1 else between
     first = given[0] if given else None
     drawn = [draw(frozen, sizes, seed, first) for seed, sizes in enumerate(dict.fromkeys((smallest, second)))]
-    return [dict(sample) for sample in given] + drawn
+    new_sizes = {tuple(array.shape for array in sample.values()): sample for sample in reversed(given)}
+    chosen = {id(sample): sample for sample in (*reversed(new_sizes.values()), *given)}
+    return [dict(sample) for sample in list(chosen.values())[:MOST_VERIFIED]] + drawn
 
 
-def read(frozen: FrozenGraph, path: Path | None) -> list[dict[str, Array]]:
-    """Samples (none without a path) from an `.npz` file with one array for each input, named by its keyword: one sample a file.
+def read(frozen: FrozenGraph, source: Samples) -> list[dict[str, Array]]:
+    """Samples by tensor name (none from None).
+
+    Args:
+        source: an `.npz` file with one array for each input, named by its keyword: one sample a file; a folder of such
+            files; or an iterable (consumed once) of such files, or of dicts from keyword to array.
 
     Raises:
         SplitError: no such file, a missing or unknown name, a wrong dtype or shape, NaN.
     """
-    if path is None:
-        return []
-    remedy = "write it with numpy.savez(path, input=array)"
+    entries = [] if source is None else [source] if isinstance(source, (str, Path)) else source
+    found: list[dict[str, Array]] = []
+    for entry in entries:
+        arrays = [_arrays(file) for file in _files(Path(entry))] if isinstance(entry, (str, Path)) else [entry]
+        found += [check(frozen, sample) for sample in arrays]
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise SplitError(f"samples {path}: the folder holds no .npz file", _REMEDY)
+    return files
+
+
+def _arrays(path: Path) -> dict[str, Array]:
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise SplitError(f"samples {path}: hold one array without a name", remedy)
+            raise SplitError(f"samples {path}: hold one array without a name", _REMEDY)
         with loaded as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SplitError(f"samples {path}: can't be read: {error}", remedy) from error
-    return [check(frozen, arrays)]
+        raise SplitError(f"samples {path}: can't be read: {error}", _REMEDY) from error
 
 
 def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -133,13 +102,14 @@ def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
         SplitError: a missing or unknown name, a wrong dtype or shape, NaN.
     """
     result: dict[str, Array] = {}
-    for name, array in arrays.items():
-        tensor = frozen.inputs[_position(frozen, name)]
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        tensor = frozen.inputs[position(frozen, name)]
         if tensor.dtype == "string":
-            array = array.astype(object)  # noqa: PLW2901
+            array = array.astype(object)
         elif array.dtype.name != tensor.dtype:
             raise SplitError(f"sample {name}: dtype {array.dtype.name}", f"the model's input is {tensor.dtype}")
-        if not _fits(array.shape, tensor.shape):
+        if not fits(array.shape, tensor.shape):
             raise SplitError(f"sample {name}: shape {array.shape}", f"the model's input is {shape_text(tensor.shape)}")
         if array.dtype.kind in "fc" and np.isnan(array).any():
             raise SplitError(f"sample {name}: contains NaN", "give samples without NaN")
@@ -148,50 +118,6 @@ def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
     if missing:
         raise SplitError(f"samples: no array for input {', '.join(missing)}", "add it to the samples")
     return result
-
-
-def _position(frozen: FrozenGraph, name: str) -> int:
-    for i, tensor in enumerate(frozen.inputs):
-        if name in (frozen.input_names[i], tensor.name, tensor.name.split(":")[0]):
-            return i
-    raise SplitError(f"{name}: the model has no such input", f"its inputs are {', '.join(frozen.input_names)}")
-
-
-def _default(tensor: Tensor, keyword: str, seen: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    pattern = tensor.shape if tensor.shape is not None or not seen else (None,) * len(seen[0])
-    if pattern is None or (None in pattern[1:] and not seen):
-        raise SplitError(
-            f"input {keyword}: shape {shape_text(pattern)} is open and has no range",
-            f"--shape {keyword}=MIN,OPT,MAX, or --samples inputs.npz",
-        )
-    columns = []
-    for i, axis in enumerate(pattern):
-        sizes = [shape[i] for shape in seen] + (list(DEFAULT_BATCHES) if i == 0 else [])
-        columns.append((axis,) * 3 if axis is not None else (min(sizes), statistics.median_low(sizes), max(sizes)))
-    return tuple(tuple(column[point] for column in columns) for point in range(3))
-
-
-def _checked(tensor: Tensor, keyword: str, entry: ShapeRange) -> tuple[tuple[int, ...], ...]:
-    points = (entry.minimum, entry.optimum, entry.maximum)
-    text = ",".join("x".join(map(str, point)) for point in points)
-    if not all(_fits(point, tensor.shape) for point in points):
-        raise SplitError(
-            f"input {keyword}: range {text} does not fit its shape {shape_text(tensor.shape)}", "correct --shape"
-        )
-    if any(not low <= usual <= high for low, usual, high in zip(*points, strict=True)):
-        raise SplitError(f"input {keyword}: range {text} is not in order", "give it as MIN,OPT,MAX")
-    return points
-
-
-def _fits(shape: Sequence[int], pattern: Shape | None) -> bool:
-    return pattern is None or (
-        len(shape) == len(pattern) and all(p is None or p == s for s, p in zip(shape, pattern, strict=True))
-    )
-
-
-def shape_text(shape: Shape | None) -> str:
-    """A shape for people: `(?, 224, 224, 3)`, and `?` where the rank is unknown."""
-    return "?" if shape is None else "(" + ", ".join("?" if axis is None else str(axis) for axis in shape) + ")"
 
 
 def _resized(sample: Array, shape: tuple[int, ...]) -> Array:

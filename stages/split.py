@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages import samples, storage
+from stages import storage
 from stages.artifacts import OnnxExport, Partition, Region, ShapeRange
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
@@ -22,6 +22,8 @@ from stages.graph import Graph
 from stages.judge import Judge
 from stages.profiles import ProfileMaker
 from stages.reference import Reference
+from stages.samples import Samples, read, verification_samples
+from stages.sizes import DEFAULT_MAX_PROFILES, size_ranges
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class SplitOptions:
     Attributes:
         backend: the TensorRT to ask, `tensorrt` or `tensorrt_rtx` (or `onnxruntime`, where neither is there).
         shapes: sizes of the model's inputs, by input, one entry per input and profile.
-        samples: real inputs, as an `.npz` file with one array per input; without, random ones are drawn.
+        samples: real inputs, as for `samples.read`; without, random ones are drawn.
+        max_profiles: the most shape profiles that are made of the samples' sizes.
         keep_in_tf: op types, node names or patterns that stay in TensorFlow.
         min_region: smallest number of computing ops that make a region.
         workspace_mib: builder memory in MiB.
@@ -50,7 +53,8 @@ class SplitOptions:
 
     backend: str = "tensorrt_rtx"
     shapes: tuple[ShapeRange, ...] = ()
-    samples: Path | None = None
+    samples: Samples = None
+    max_profiles: int = DEFAULT_MAX_PROFILES
     keep_in_tf: tuple[str, ...] = ()
     min_region: int = DEFAULT_MIN_REGION
     workspace_mib: int | None = None
@@ -70,8 +74,8 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         BackendError: the back end is missing.
     """
     graph = Graph(export.frozen)
-    given = [] if options.dry_run else samples.read(export.frozen, options.samples)
-    ranges = () if options.dry_run else samples.size_ranges(export.frozen, options.shapes, given)
+    given = [] if options.dry_run else read(export.frozen, options.samples)
+    ranges = () if options.dry_run else size_ranges(export.frozen, options.shapes, given, options.max_profiles)
     with (
         storage.write_folder(out) as folder,
         Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
@@ -84,9 +88,9 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         judge = Judge(
             candidates,
             reference,
-            ProfileMaker(graph, reference, ranges, given[0] if given else None),
+            ProfileMaker(graph, reference, ranges, given),
             worker,
-            samples=[] if options.dry_run else samples.verification_samples(export.frozen, ranges, given),
+            samples=[] if options.dry_run else verification_samples(export.frozen, ranges, given),
             tolerance=REGION_SLACK * TOLERANCES["fp32"],
             options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),
             cache=EngineCache() if options.cache else None,

@@ -10,7 +10,8 @@ import pytest
 
 from stages.artifacts import FrozenGraph, Shape, ShapeRange, Source, Tensor
 from stages.errors import SplitError
-from stages.samples import Sizes, draw, read, size_ranges, verification_samples
+from stages.samples import MOST_VERIFIED, draw, read, verification_samples
+from stages.sizes import SizeRange, Sizes, size_ranges
 
 
 def model(**inputs: tuple[str, Shape | None]) -> FrozenGraph:
@@ -55,14 +56,45 @@ def test_differing_numbers_of_ranges_are_refused() -> None:
         size_ranges(SEQUENCE, given)
 
 
+def sequences(*lengths: int, batch: int = 2) -> list[dict[str, np.ndarray]]:
+    shapes = [(batch, length) for length in lengths]
+    return [{"ids_node:0": np.zeros(shape, np.int32), "mask_node:0": np.zeros(shape, bool)} for shape in shapes]
+
+
+def ids(profile: SizeRange) -> list[tuple[int, ...]]:
+    return [point.shapes[0] for point in (profile.minimum, profile.optimum, profile.maximum)]
+
+
 def test_an_open_axis_takes_the_sizes_of_the_samples() -> None:
-    samples = [{"ids_node:0": np.zeros((2, n), np.int32), "mask_node:0": np.zeros((2, n), bool)} for n in (5, 9, 7)]
-    (profile,) = size_ranges(SEQUENCE, (), samples)
-    assert [point.shapes[0] for point in (profile.minimum, profile.optimum, profile.maximum)] == [
-        (1, 5),
-        (2, 7),
-        (32, 9),
-    ]
+    (profile,) = size_ranges(SEQUENCE, (), sequences(5, 9, 7), max_profiles=1)
+    assert ids(profile) == [(1, 5), (2, 7), (32, 9)]
+
+
+def test_samples_of_similar_size_share_a_profile_and_nothing_lies_between_profiles() -> None:
+    short, long = size_ranges(SEQUENCE, (), sequences(400, 9, 7, 384, 5), max_profiles=2)
+    assert ids(short) == [(1, 5), (2, 7), (32, 9)]
+    assert ids(long) == [(1, 5), (2, 384), (32, 400)]
+
+
+def test_there_are_no_more_profiles_than_asked_for_or_than_sizes() -> None:
+    lengths = sequences(*range(1, 200))
+    for most in (1, 2, 5):
+        profiles = size_ranges(SEQUENCE, (), lengths, max_profiles=most)
+        assert len(profiles) == most
+        assert all(any(p.includes(Sizes(((2, n), (2, n)))) for p in profiles) for n in range(1, 200))
+    assert len(size_ranges(SEQUENCE, (), sequences(8, 8), max_profiles=5)) == 1
+
+
+def test_an_open_batch_makes_no_profiles_of_its_own() -> None:
+    samples = [{"image_node:0": np.zeros((batch, 4, 4, 3), np.float32)} for batch in (1, 16, 64)]
+    (profile,) = size_ranges(IMAGE, (), samples)
+    assert (profile.minimum.shapes[0][0], profile.maximum.shapes[0][0]) == (1, 64)
+
+
+def test_ranges_of_the_user_go_before_samples() -> None:
+    given = [shape("ids", (1, 8), (2, 8), (4, 64)), shape("mask", (1, 8), (2, 8), (4, 64))]
+    (profile,) = size_ranges(SEQUENCE, given, sequences(5, 500))
+    assert ids(profile) == [(1, 8), (2, 8), (4, 64)]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +121,13 @@ def test_verification_has_two_batch_sizes_and_the_samples_of_the_user() -> None:
     drawn = verification_samples(IMAGE, size_ranges(IMAGE, ()), given)
     assert [sample["image_node:0"].shape[0] for sample in drawn] == [1, 1, 3]
     assert all((sample["image_node:0"] == 7).all() for sample in drawn)
+
+
+def test_verification_takes_the_first_sample_of_every_size_and_not_all_of_many() -> None:
+    given = sequences(*[5] * 20, 9)
+    drawn = verification_samples(SEQUENCE, size_ranges(SEQUENCE, (), given), given)
+    assert len(drawn) == MOST_VERIFIED + 2
+    assert 9 in [sample["ids_node:0"].shape[1] for sample in drawn]
 
 
 def test_verification_stays_inside_the_ranges() -> None:
@@ -127,6 +166,15 @@ def test_samples_come_from_a_file_by_keyword(npz: Callable[..., Path]) -> None:
     (sample,) = read(IMAGE, npz(image=image))
     assert np.array_equal(sample["image_node:0"], image)
     assert read(IMAGE, None) == []
+
+
+def test_samples_come_from_several_files_a_folder_or_an_iterator(tmp_path: Path) -> None:
+    arrays = [np.full((1, 4, 4, 3), n, np.float32) for n in range(3)]
+    files = [tmp_path / f"{n}.npz" for n in range(3)]
+    for file, array in zip(files, arrays, strict=True):
+        np.savez(file, image=array)
+    for source in (files, iter(files), tmp_path, [tmp_path], ({"image": array} for array in arrays)):
+        assert [sample["image_node:0"].max() for sample in read(IMAGE, source)] == [0, 1, 2]
 
 
 def test_string_samples_are_written_as_text(npz: Callable[..., Path]) -> None:
