@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stages import translate
 from stages.artifacts import LeftOp, Reason, Region, layer_of
+from stages.chunks import MOST_OPS, chunks
 from stages.cluster import cluster
 from stages.errors import ExportError
 from stages.graph import Graph
@@ -124,8 +125,9 @@ class Candidates:
 
     def _clusters(self) -> list[tuple[int, ...]]:
         supported = [i in self._computing and i not in self.refused for i in self._active]
-        clusters = [tuple(self._active[n] for n in members) for members in cluster(self._predecessors, supported)]
-        return [ops for ops in clusters if sum(work(self.graph, i) for i in ops) >= self.min_region]
+        clusters = [[self._active[n] for n in members] for members in cluster(self._predecessors, supported)]
+        pieces = [piece for ops in clusters for piece in chunks(self.graph, ops, MOST_OPS)]
+        return [ops for ops in pieces if sum(work(self.graph, i) for i in ops) >= self.min_region]
 
     def _at_boundary(self, boundary: Cut) -> dict[int, Refusal]:
         """Ops to return because a tensor between them and TensorFlow is none that an engine can take or give."""

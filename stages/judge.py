@@ -81,6 +81,22 @@ class Judge:
         self._values: list[dict[str, Array]] = [{} for _ in samples]
         self._repeatable = not any(node.needed and node.stateful for node in self._graph.nodes)
 
+    def look_ahead(self, regions: Sequence[Region]) -> None:
+        """Let TensorFlow compute what the verdicts on these regions need, all of it in one go for each sample.
+
+        Raises:
+            VerifyError: TensorFlow can't run the model on the samples.
+        """
+        if self._parse_only:
+            return
+        self._maker.observe(regions)
+        if self._repeatable:
+            names = dict.fromkeys(tensor.name for region in regions for tensor in (*region.inputs, *region.outputs))
+            for sample, values in zip(self._samples, self._values, strict=True):
+                missing = [name for name in names if name not in values]
+                if missing:
+                    values.update(self._reference.run(missing, sample))
+
     def judge(self, region: Region) -> Verdict:
         """Check, build and verify a region.
 

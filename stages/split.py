@@ -112,9 +112,9 @@ def _settle(candidates: Candidates, judge: Judge) -> list[Region]:
     while True:
         regions = candidates.settle()
         refused = False
-        for region in regions:
-            if region.ops in accepted:
-                continue
+        undecided = [region for region in regions if region.ops not in accepted]
+        judge.look_ahead(undecided)
+        for region in undecided:
             verdict = judge.judge(region)
             if verdict.refused:
                 candidates.evict(verdict.refused)
