@@ -33,7 +33,7 @@ class EngineOptions:
         workspace_mib: scratch memory that an engine may use, in MiB; None: the library's default.
         capabilities: compute capabilities to aim at, as `8.6`; empty: the library's default set.
         time_limit_seconds: for one build of one region.
-        memory_limit_mib: resident memory of the building process, in MiB; None: no limit.
+        memory_limit_mib: resident memory of the building process, in MiB; None: nine tenths of what is available.
         use_cache: take plans from the user's engine cache and add new ones.
     """
 

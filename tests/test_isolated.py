@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from stages.backends import isolated
 from stages.backends.base import LIBRARIES, BuildOptions
 from stages.backends.isolated import Worker
+from stages.backends.memory import available_mib
 from stages.errors import BackendError
 from tests import onnx_models as tiny
 
@@ -185,7 +187,9 @@ def test_ctrl_c_ends_the_child_too(long_model: Path, tmp_path: Path) -> None:
     program = f"""
 from pathlib import Path
 from stages.backends.base import BuildOptions
+from stages.backends import isolated
 from stages.backends.isolated import Worker
+from stages.backends.memory import available_mib
 from tests import onnx_models as tiny
 with Worker("tensorrt_rtx") as worker:
     print(worker.pid, flush=True)
@@ -208,7 +212,9 @@ with Worker("tensorrt_rtx") as worker:
 
 def test_a_child_follows_a_parent_that_was_killed() -> None:
     program = """
+from stages.backends import isolated
 from stages.backends.isolated import Worker
+from stages.backends.memory import available_mib
 with Worker("onnxruntime") as worker:
     print(worker.pid, flush=True)
     input()
@@ -232,3 +238,22 @@ def _ended(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return True
+
+
+def test_without_a_limit_a_child_may_take_most_of_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated, "available_mib", lambda: 20.0)
+    with pytest.raises(BackendError, match="took more than 18 MiB of memory"), Worker("onnxruntime"):
+        pass
+
+
+def test_available_memory_is_the_container_s_where_that_is_less(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  4096000 kB\nMemAvailable:    2048000 kB\n")
+    assert available_mib(meminfo, tmp_path) == 2000
+    (tmp_path / "memory.max").write_text(f"{1000 << 20}\n")
+    (tmp_path / "memory.current").write_text(f"{400 << 20}\n")
+    assert available_mib(meminfo, tmp_path) == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_mib(meminfo, tmp_path) == 2000
+    assert available_mib(tmp_path / "none", tmp_path) is None
+    assert (available_mib() or 0) > 0

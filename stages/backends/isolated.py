@@ -18,10 +18,13 @@ from typing import IO
 from stages import backends
 from stages.backends import messages
 from stages.backends.base import BuildOptions, BuildOutcome, Support, partial_path
+from stages.backends.memory import available_mib, resident_mib
 from stages.errors import BackendError
 
 _START_SECONDS = 120.0
 _WATCH_SECONDS = 0.1
+_SHARE = 0.9
+"""Of the available memory, what a child may take where no limit is given."""
 _LAST_WORDS = 500
 """Bytes of the child's standard error that are quoted when it dies."""
 
@@ -39,7 +42,8 @@ class Worker:
     Args:
         backend: the back end's name.
         time_limit_seconds: for one request; then the child is killed. Starting the child does not count.
-        memory_limit_mib: resident memory of the child, in MiB, above which it is killed; None: no limit.
+        memory_limit_mib: resident memory of the child, in MiB, above which it is killed; None: nine tenths of what was
+            available when it started, so that it does not take the parent or its neighbours along.
     """
 
     def __init__(self, backend: str, *, time_limit_seconds: float = 600.0, memory_limit_mib: int | None = None) -> None:
@@ -50,6 +54,7 @@ class Worker:
         self._child: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
         self._version = ""
+        self._available_mib: float | None = None
 
     def __enter__(self) -> Worker:
         with self._lock:
@@ -135,6 +140,8 @@ class Worker:
         self._stop()
         program = f"import sys; sys.path[:] = {sys.path!r}; from stages.backends import child; child.main(sys.argv[1])"
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
+        available = available_mib()
+        self._available_mib = None if available is None else _SHARE * available
         self._child = subprocess.Popen(
             [sys.executable, "-c", program, self.backend.name],
             stdin=subprocess.PIPE,
@@ -163,8 +170,9 @@ class Worker:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise _Lost(f"the {what} did not end within {seconds:g} s")
-            if self.memory_limit_mib is not None and _resident_mib(child.pid) > self.memory_limit_mib:
-                raise _Lost(f"the {what} took more than {self.memory_limit_mib} MiB of memory")
+            limit = self.memory_limit_mib or self._available_mib
+            if limit is not None and resident_mib(child.pid) > limit:
+                raise _Lost(f"the {what} took more than {limit:.0f} MiB of memory")
             if select.select([pipe], [], [], min(left, _WATCH_SECONDS))[0]:
                 block = os.read(pipe, 1 << 16)
                 if not block:
@@ -205,11 +213,3 @@ class Worker:
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None
-
-
-def _resident_mib(pid: int) -> float:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
