@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(inspect)
     _candidate_options(inspect)
     _library_options(inspect)
+    add("doctor", "Say what is installed, what works on this machine, and what to do about the rest.")
     verify = add("verify", "Compare a stitched model's engines with TensorFlow on this machine.")
     verify.add_argument("folder", type=Path, help="folder that convert or stitch wrote")
     _verify_options(verify)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import doctor
 from pipeline.config import Config, engine_options, shape_range, split_options
 from pipeline.inspect import inspect_model, inspect_path
 from pipeline.progress import ConsoleProgress
@@ -18,7 +19,7 @@ from pipeline.verify import explain, verify_folder
 from stages import backends, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
 from stages.build import build
-from stages.errors import VerifyError
+from stages.errors import ConversionError, VerifyError
 from stages.export import export
 from stages.freeze import freeze
 from stages.sizes import shape_text
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         "stitch": _stitch,
         "verify": _verify,
         "inspect": _inspect,
+        "doctor": _doctor,
     }
     commands[options.command](options)
     return 0
@@ -175,6 +177,21 @@ def _inspect(options: argparse.Namespace) -> None:
         for layer, ops in by_layer(found.left_in_tensorflow).items():
             lines += [f"{layer}:"] + [f"  {op.node} ({op.op}): {op.reason.value}: {op.detail}" for op in ops]
     _tell(options, found, lines)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    findings = doctor.examine()
+    if options.json:
+        print(json.dumps([recordjson.encode(finding, Path()) for finding in findings], indent=1))
+    elif not options.quiet:
+        for finding in findings:
+            print(f"{finding.state.value:<8}{finding.subject}: {finding.detail}")
+            if finding.remedy:
+                print(f"        try: {finding.remedy}")
+    problems = [finding for finding in findings if finding.state is doctor.State.PROBLEM]
+    if problems:
+        names = ", ".join(dict.fromkeys(finding.subject for finding in problems))
+        raise ConversionError(f"doctor: conversions don't work here: {names}", "; ".join(f.remedy for f in problems))
 
 
 def _outline(values: Mapping[str, object], indent: str = "") -> list[str]:
