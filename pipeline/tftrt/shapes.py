@@ -59,7 +59,7 @@ def see(specs: Mapping[str, tf.TensorSpec], input_fn: Callable[[], Iterable[obje
     """Run through an input function that yields arrays, lists or tuples of them (in the order of the names) or dicts.
 
     Raises:
-        ArgumentError: it yields nothing, or inputs that the signature does not have.
+        ArgumentError: it yields nothing, inputs that the signature does not have, or an input of different ranks.
     """
     shapes: dict[Shapes, None] = {}
     first: Mapping[str, Array] = {}
@@ -69,6 +69,8 @@ def see(specs: Mapping[str, tf.TensorSpec], input_fn: Callable[[], Iterable[obje
         shapes[tuple(arrays[name].shape for name in specs)] = None
     if not shapes:
         raise ArgumentError("input_fn yields nothing", "yield inputs of each size that the model will serve")
+    if len({tuple(map(len, combination)) for combination in shapes}) > 1:
+        raise ArgumentError("input_fn yields an input with different numbers of axes", "yield one number of axes")
     return Seen(tuple(shapes), first)
 
 
