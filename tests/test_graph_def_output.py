@@ -138,8 +138,9 @@ def test_the_largest_batch_is_the_profiles_maximum_and_each_cached_batch_has_a_p
     assert batches(trt.create_inference_graph(graph_def, ["probs"], None, is_dynamic_op=True)) == [(1, 32)]
 
 
-def test_above_the_limit_a_graph_def_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stitch, "EMBEDDED_LIMIT_BYTES", 1000)
+@pytest.mark.parametrize("room", [-1, 1], ids=["at once", "once the plans are there"])
+def test_above_the_limit_a_graph_def_is_refused_with_the_remedy(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stitch, "EMBEDDED_LIMIT_BYTES", models.frozen_graph().ByteSize() + room)
     with pytest.raises(ConversionError, match=r"(?s)more than 1 GiB.*try: convert a SavedModel"):
         trt.create_inference_graph(models.frozen_graph(), ["probs"])
 
@@ -202,12 +203,21 @@ def test_for_a_graph_def_the_denied_nodes_are_fetched_and_stay_in_tensorflow() -
         converter.save("out")
 
 
+def test_without_names_every_node_that_nobody_reads_is_fetched() -> None:
+    converted = trt.TrtGraphConverter(input_graph_def=models.frozen_graph(), max_batch_size=2).convert()
+    feeds, fetched = {"input:0": models.frozen_graph_inputs(2)}, ["probs:0", "aside:0"]
+    expected, actual = (run_here(graph_def, fetched, feeds) for graph_def in (models.frozen_graph(), converted))
+    assert all(relative_error(a, b) <= FP32 for a, b in zip(expected, actual, strict=True))
+    assert len(engine_calls(converted)) == 1
+
+
 def test_arguments_that_make_no_sense_are_refused_with_a_remedy(tmp_path: Path) -> None:
     graph_def = models.frozen_graph()
     with tf.Graph().as_default() as graph:
         v1.placeholder(tf.float32, [None, None, 3], "open")
         tf.identity(graph.get_tensor_by_name("open:0"), "result")
     calls = {
+        "has no output": lambda: trt.create_inference_graph(graph_def, []),
         "has no node prob": lambda: trt.create_inference_graph(graph_def, ["prob"]),
         "open axes besides the first": lambda: trt.create_inference_graph(graph.as_graph_def(), ["result"]),
         "is no batch size": lambda: trt.create_inference_graph(graph_def, ["probs"], max_batch_size=None),

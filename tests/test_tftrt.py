@@ -164,7 +164,7 @@ def test_the_page_explains_every_call_parameter_and_variable() -> None:
     assert {name for name in trt.__all__ if not name.startswith("PROFILE")} - aliases <= explained
     methods = {f"{c}.{m}" for c in ("TrtGraphConverter", "TrtGraphConverterV2") for m in ("convert", "save")}
     assert methods <= explained
-    variables = {name for name in explained if name.startswith("TF_TRT_")}
+    variables = {name for name in explained if name.startswith(("TF_TRT_", "TF_DEBUG_"))}
     assert variables == {
         *params._VARIABLES_WITHOUT_EFFECT,
         "TF_TRT_OP_DENYLIST",
@@ -372,6 +372,8 @@ def test_calls_in_the_wrong_order_are_refused(converter: trt.TrtGraphConverterV2
             call()
     with pytest.raises(ValueError, match="nothing is calibrated"):
         fresh.convert(calibration_input_fn=lambda: iter([]))
+    with tf.Graph().as_default(), pytest.raises(UnsupportedError, match="eager execution"):
+        fresh.convert()
     with pytest.raises(OrderError, match="no input_fn"):
         converter.build(None)
     with pytest.raises(OrderError, match="already"):

@@ -113,10 +113,12 @@ class TrtGraphConverterV2:
 
         Raises:
             OrderError: called twice (a RuntimeError).
-            UnsupportedError: INT8 (a NotImplementedError).
+            UnsupportedError: INT8, or eager execution is off (a NotImplementedError).
             ArgumentError: a calibration function without INT8.
             ConversionError: as `pipeline.convert`; VerifyError if the result is not TensorFlow's equal.
         """
+        import tensorflow as tf
+
         if self._function is not None:
             raise OrderError("convert() was called already", "make another converter")
         if calibration_input_fn is not None and not (
@@ -124,9 +126,13 @@ class TrtGraphConverterV2:
         ):
             raise ArgumentError("calibration_input_fn is given, but nothing is calibrated", "leave it out")
         config = self._config()
+        if not tf.executing_eagerly():
+            raise UnsupportedError(
+                "TrtGraphConverterV2 needs eager execution", "TrtGraphConverter or create_inference_graph in graph mode"
+            )
         source = open_model(self._source, signature=self._signature, tags=self._tags)
         assert source.function is not None  # what is no SavedModel has been refused
-        self._specs = dict(source.function.structured_input_signature[1])
+        self._specs = dict(sorted(source.function.structured_input_signature[1].items()))
         if any(open_beyond_first(spec.shape) for spec in self._specs.values()):
             log.warning(
                 "no engines yet: %s has open axes besides the first; build(input_fn) makes engines", self._source

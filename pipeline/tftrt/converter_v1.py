@@ -37,7 +37,7 @@ class TrtGraphConverter:
             tag `serve` and the signature `serving_default`.
         input_graph_def: a frozen graph in its place. Its Placeholders are the inputs.
         nodes_denylist: node names or tensors that stay in TensorFlow under their own names. With `input_graph_def` they
-            are what is fetched, as with TF-TRT; without them the output is guessed.
+            are what is fetched, as with TF-TRT; without them it is every node that nobody reads.
         max_batch_size: largest size of open first axes; larger batches run as TensorFlow's ops. 1 to 32 where
             `is_dynamic_op`.
         is_dynamic_op: nothing is built while a model runs; True only leaves `max_batch_size` unread.

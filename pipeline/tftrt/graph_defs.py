@@ -12,12 +12,15 @@ from pipeline.config import Config
 from pipeline.report import Report
 from pipeline.tftrt.conversion import run
 from pipeline.tftrt.shapes import open_beyond_first
+from stages import stitch
 from stages.artifacts import ShapeRange
 from stages.errors import ArgumentError, ConversionError, ModelError
 from stages.model import close_matches, first_line, unreadable
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+_NO_OUTPUTS = ("Const", "Placeholder", "PlaceholderWithDefault")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ def graft(
     `stages.engine_op.load()` was called. What is fetched keeps its name.
 
     Args:
-        outputs: names of nodes or tensors, or tensors; of a node all results. None: guessed.
+        outputs: names of nodes or tensors, or tensors; of a node all results. None: of every node that nobody reads.
         batches: smallest and largest size of the open first axes in each profile; None: 1 to 32.
 
     Raises:
@@ -48,21 +51,22 @@ def graft(
     """
     import tensorflow as tf
 
+    if graph_def.ByteSize() > stitch.EMBEDDED_LIMIT_BYTES:
+        raise _too_large()
     graph = _import(graph_def)
-    fetched = None if outputs is None else [t for output in outputs for t in _results(graph, output)]
+    fetched = _unread(graph) if outputs is None else [t for output in outputs for t in _results(graph, output)]
+    if not fetched:
+        raise ArgumentError("the graph has no output", "name the nodes that are fetched")
     shapes = _shapes(_placeholders(graph, fetched), batches)
     with tempfile.TemporaryDirectory(prefix="graftrt-graph-") as folder:
         path = Path(folder) / "graph.pb"
         path.write_bytes(graph_def.SerializeToString())
-        names = None if fetched is None else tuple(tensor.name for tensor in fetched)
-        conversion = run(path, replace(config, outputs=names, shapes=shapes))
+        names = dict.fromkeys(tensor.name for tensor in fetched)
+        conversion = run(path, replace(config, outputs=tuple(names), shapes=shapes))
     try:
         model = conversion.folder / "model.pb"
         if not model.exists():
-            raise ConversionError(
-                "the GraphDef would hold more than 1 GiB of plans and weights",
-                "convert a SavedModel with TrtGraphConverterV2 or pipeline.convert: plans are files there",
-            )
+            raise _too_large()
         result = tf.compat.v1.GraphDef()
         result.ParseFromString(model.read_bytes())
     finally:
@@ -128,9 +132,23 @@ def _results(graph: tf.Graph, output: object) -> list[tf.Tensor]:
     return [] if known[name].type == "Placeholder" else list(known[name].outputs)
 
 
-def _placeholders(graph: tf.Graph, fetched: Iterable[tf.Tensor] | None) -> list[tf.Tensor]:
-    """The Placeholders that the fetched tensors depend on; all of them where nothing is named."""
-    pending = [t.op for t in fetched] if fetched is not None else list(graph.get_operations())
+def _unread(graph: tf.Graph) -> list[tf.Tensor]:
+    """What TF-TRT keeps where no output is named: the results of every node that nobody reads."""
+    operations = graph.get_operations()
+    read = {other.name for op in operations for other in (*(tensor.op for tensor in op.inputs), *op.control_inputs)}
+    return [t for op in operations if op.name not in read and op.type not in _NO_OUTPUTS for t in op.outputs]
+
+
+def _too_large() -> ConversionError:
+    return ConversionError(
+        "the GraphDef would hold more than 1 GiB of plans and weights",
+        "convert a SavedModel with TrtGraphConverterV2 or pipeline.convert: plans are files there",
+    )
+
+
+def _placeholders(graph: tf.Graph, fetched: Iterable[tf.Tensor]) -> list[tf.Tensor]:
+    """The Placeholders that the fetched tensors depend on."""
+    pending = [tensor.op for tensor in fetched]
     seen: dict[str, tf.Operation] = {}
     while pending:
         op = pending.pop()

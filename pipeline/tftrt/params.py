@@ -22,9 +22,11 @@ _DEFAULT_WORKSPACES = {FIRST_WORKSPACE_SIZE_BYTES, DEFAULT_TRT_MAX_WORKSPACE_SIZ
 _SMALL_WORKSPACE_BYTES = 1 << 30
 
 _VARIABLES_WITHOUT_EFFECT = {
+    "TF_DEBUG_TRT_ALLOW_INEFFICIENT_TRANSPOSE": "the builder decides about transposes",
     "TF_TRT_ABORT_CUDA_ENGINE_BUILD": "builds run in a child process; use keep_in_tf of pipeline.Config to leave ops out",
     "TF_TRT_EXPERIMENTAL_FEATURES": "large weights always stay variables, and native segments are always kept",
     "TF_TRT_EXPORT_GRAPH_VIZ_PATH": "no picture is drawn; summary() and report say what is in which engine",
+    "TF_TRT_FIXED_ALGORITHM_ID": "the builder chooses its algorithms",
     "TF_TRT_MAX_ALLOWED_ENGINES": "the number of engines is not limited; minimum_segment_size drops small ones",
     "TF_TRT_OP_FAKELIST": "ops can't be declared supported; the builder is asked",
     "TF_TRT_SHOW_DETAILED_REPORT": "summary() always says why ops stay in TensorFlow",
