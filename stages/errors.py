@@ -69,6 +69,10 @@ class VerifyError(ConversionError):
     stage = "verify"
 
 
+class SampleError(VerifyError):
+    """TensorFlow itself can't run the model on the sample inputs."""
+
+
 class BackendError(ConversionError):
     """A back end is missing or unusable on this machine."""
 

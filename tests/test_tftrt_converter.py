@@ -196,9 +196,9 @@ def test_a_shape_op_as_output_and_open_axes_until_build_has_seen_inputs(
     )
     with caplog.at_level(logging.WARNING):
         assert_equals(example, converter.convert())
-    assert "no engines yet" in caplog.text
-    assert "No engines yet" in summary_of(converter)
-    with pytest.raises(OrderError, match="call build"):
+    assert "has no engines yet" in caplog.text
+    assert "No engines yet, build(input_fn) makes them: axes besides the first are open" in summary_of(converter)
+    with pytest.raises(OrderError, match=r"(?s)axes besides the first are open.*call build"):
         converter.save(str(tmp_path / "early"))
 
     def inputs() -> Iterator[object]:
@@ -215,6 +215,17 @@ def test_a_shape_op_as_output_and_open_axes_until_build_has_seen_inputs(
     converter.save(str(tmp_path / "out"))
     sizes = [(profile[0][1], profile[0][3]) for profile in profiles_of(tmp_path / "out")]
     assert sizes == [([2, 3, 4], [2, 3, 4]), ([4, 7, 4], [4, 7, 4]), ([2, 3, 4], [4, 7, 4])]
+
+
+def test_where_random_inputs_do_not_suit_the_model_build_brings_real_ones(tmp_path: Path) -> None:
+    example = models.demanding()
+    converter = trt.TrtGraphConverterV2(saved(example, tmp_path))
+    assert_equals(example, converter.convert())
+    assert "random inputs do not suit it" in summary_of(converter)
+    function = converter.build(lambda: iter([example.inputs]))
+    engine_op.reset_stats()
+    assert_equals(example, function)
+    assert engine_op.stats() == {"region_0": {"engine_calls": 1, "fallbacks": {}}}
 
 
 def test_an_axis_of_size_zero_does_not_end_the_conversion(tmp_path: Path) -> None:

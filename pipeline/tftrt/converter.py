@@ -28,7 +28,7 @@ from pipeline.tftrt.shapes import (
     strategy_named,
 )
 from stages import storage
-from stages.errors import ArgumentError, OrderError, UnsupportedError
+from stages.errors import ArgumentError, OrderError, SampleError, UnsupportedError
 from stages.sources import load_saved_model, open_model
 
 if TYPE_CHECKING:
@@ -103,13 +103,15 @@ class TrtGraphConverterV2:
         self._function: tf.types.experimental.ConcreteFunction | None = None
         self._conversion: Conversion | None = None
         self._loaded: object = None
+        self._missing = ""
         self._built = False
 
     def convert(self, calibration_input_fn: InputFn | None = None) -> tf.types.experimental.ConcreteFunction:
         """Convert the signature, and return it as a function with engines in it.
 
-        It takes keywords, or tensors in the order of the inputs' names, and returns a dict. Where sizes besides those
-        of the first axes are open, it is TensorFlow's own function until `build` has seen inputs; a warning says so.
+        It takes keywords, or tensors in the order of the inputs' names, and returns a dict. Where axes besides the first
+        are open, or TensorFlow can't run the model on random inputs, it is TensorFlow's own function until `build` has
+        seen inputs; a warning says so.
 
         Raises:
             OrderError: called twice (a RuntimeError).
@@ -134,12 +136,11 @@ class TrtGraphConverterV2:
         assert source.function is not None  # what is no SavedModel has been refused
         self._specs = dict(sorted(source.function.structured_input_signature[1].items()))
         if any(open_beyond_first(spec.shape) for spec in self._specs.values()):
-            log.warning(
-                "no engines yet: %s has open axes besides the first; build(input_fn) makes engines", self._source
-            )
-            self._function = _positional(source.function)
-            return self._function
-        return self._convert(config)
+            return self._wait(source.function, "axes besides the first are open")
+        try:
+            return self._convert(config)
+        except SampleError as error:
+            return self._wait(source.function, f"random inputs do not suit it ({error.problem})")
 
     def build(self, input_fn: InputFn | None) -> tf.types.experimental.ConcreteFunction:
         """Make engines for the shapes that an input function yields, in place of those that `convert` made.
@@ -196,10 +197,7 @@ class TrtGraphConverterV2:
         if self._function is None:
             raise OrderError("save() before convert()", "call convert() first")
         if self._conversion is None:
-            raise OrderError(
-                f"save(): there are no engines, because {self._source} has open axes besides the first",
-                "call build(input_fn) first",
-            )
+            raise OrderError(f"save(): there are no engines: {self._missing}", "call build(input_fn) first")
         bound = [
             e.backend for r in self._conversion.report.regions for e in r.engines if e.backend in _ONE_GPU_BACKENDS
         ]
@@ -231,7 +229,7 @@ class TrtGraphConverterV2:
         """
         if self._function is None:
             raise OrderError("summary() before convert()", "call convert() first")
-        tables.print_summary(self._conversion, line_length, detailed, print_fn or print)
+        tables.print_summary(self._conversion or self._missing, line_length, detailed, print_fn or print)
 
     @property
     def report(self) -> Report:
@@ -241,11 +239,19 @@ class TrtGraphConverterV2:
             OrderError: nothing has been converted yet.
         """
         if self._conversion is None:
-            raise OrderError("there is no report", "call convert(), and build(input_fn) where axes are open")
+            raise OrderError("there is no report", "call convert(), and build(input_fn) where it asks for that")
         return self._conversion.report
 
     def _config(self) -> Config:
         return replace(tftrt_params.config(self._params), signature=self._signature, tags=self._tags)
+
+    def _wait(
+        self, function: tf.types.experimental.ConcreteFunction, why: str
+    ) -> tf.types.experimental.ConcreteFunction:
+        """TensorFlow's own function, until `build` has seen inputs."""
+        log.warning("%s has no engines yet, build(input_fn) makes them: %s", self._source, why)
+        self._missing, self._function = why, _positional(function)
+        return self._function
 
     def _convert(self, config: Config) -> tf.types.experimental.ConcreteFunction:
         conversion = run(self._source, config)

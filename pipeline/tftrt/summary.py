@@ -26,11 +26,11 @@ _COLUMNS = {
 Print = Callable[[str], object]
 
 
-def print_summary(conversion: Conversion | None, line_length: int, detailed: bool, print_fn: Print) -> None:
+def print_summary(conversion: Conversion | str, line_length: int, detailed: bool, print_fn: Print) -> None:
     """Print a table of the engines, the totals and why ops stay in TensorFlow.
 
     Args:
-        conversion: None where there is none yet, because shapes are missing.
+        conversion: or why there is none yet.
 
     Raises:
         ArgumentError: lines that are too short.
@@ -39,8 +39,8 @@ def print_summary(conversion: Conversion | None, line_length: int, detailed: boo
         raise ArgumentError(f"line_length {line_length} is too short", f"{SHORTEST_LINE} or more")
     print_fn(_row(list(_COLUMNS), line_length))
     print_fn("=" * line_length)
-    if conversion is None:
-        print_fn("No engines yet: axes besides the first are open. build(input_fn) makes engines for what it yields.")
+    if isinstance(conversion, str):
+        print_fn(f"No engines yet, build(input_fn) makes them: {conversion}")
         return
     report = conversion.report
     for region in report.regions:
