@@ -42,7 +42,7 @@ class Reference:
             inputs: a value for each of the graph's inputs, by tensor name.
 
         Raises:
-            VerifyError: TensorFlow could not run the graph on these inputs.
+            SampleError: TensorFlow could not run the graph on these inputs (a VerifyError).
         """
         import tensorflow as tf
 

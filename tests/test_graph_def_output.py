@@ -135,7 +135,9 @@ def test_the_largest_batch_is_the_profiles_maximum_and_each_cached_batch_has_a_p
     assert batches(trt.create_inference_graph(graph_def, ["probs"], max_batch_size=16)) == [(1, 16)]
     several = trt.create_inference_graph(graph_def, ["probs:0"], is_dynamic_op=True, cached_engine_batches=[8, 1, 4])
     assert batches(several) == [(1, 1), (1, 4), (1, 8)]
-    assert batches(trt.create_inference_graph(graph_def, ["probs"], None, is_dynamic_op=True)) == [(1, 32)]
+    dynamic = trt.create_inference_graph(graph_def, ["probs"], None, precision_mode="FP16", is_dynamic_op=True)
+    assert batches(dynamic) == [(1, 32)]
+    assert {plan["precision"] for call in engine_calls(dynamic) for plan in call["plans"]} == {"fp16"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("room", [-1, 1], ids=["at once", "once the plans are there"])

@@ -71,7 +71,7 @@ def graft(
         result.ParseFromString(model.read_bytes())
     finally:
         conversion.remove()
-    return result, conversion.report
+    return result, replace(conversion.report, model="input_graph_def")
 
 
 def freeze_saved_model(folder: str, tags: Sequence[str], signature_key: str) -> FrozenSignature:
