@@ -29,7 +29,7 @@ from pipeline.tftrt.shapes import (
 )
 from stages import storage
 from stages.errors import ArgumentError, OrderError, SampleError, UnsupportedError
-from stages.sources import load_saved_model, open_model
+from stages.sources import open_model
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -254,13 +254,11 @@ class TrtGraphConverterV2:
         return self._function
 
     def _convert(self, config: Config) -> tf.types.experimental.ConcreteFunction:
+        import tensorflow as tf
+
         conversion = run(self._source, config)
-        try:
-            loaded = load_saved_model(conversion.saved_model, self._tags)
-        except BaseException:
-            conversion.remove()
-            raise
-        function = _positional(loaded.signatures[conversion.report.signature])  # type: ignore[attr-defined]
+        loaded = tf.saved_model.load(str(conversion.saved_model))
+        function = _positional(loaded.signatures[conversion.report.signature])
         # Plans are read when an engine is first called, so the folder must last as long as the function does.
         function._graftrt_model = loaded
         weakref.finalize(loaded, conversion.remove)
