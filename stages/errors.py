@@ -69,6 +69,10 @@ class VerifyError(ConversionError):
     stage = "verify"
 
 
+class SampleError(VerifyError):
+    """TensorFlow itself can't run the model on the sample inputs."""
+
+
 class BackendError(ConversionError):
     """A back end is missing or unusable on this machine."""
 
@@ -85,3 +89,21 @@ class ArtifactError(ConversionError):
     """A stage's folder is missing, incomplete, damaged or of another format version."""
 
     stage = "artifact"
+
+
+class TfTrtError(ConversionError):
+    """One of TF-TRT's calls can't be answered; its subclasses are also the exceptions that TF-TRT raised."""
+
+    stage = "tftrt"
+
+
+class ArgumentError(TfTrtError, ValueError):
+    """An argument of one of TF-TRT's calls is wrong, or does not go with another one."""
+
+
+class OrderError(TfTrtError, RuntimeError):
+    """TF-TRT's calls came in the wrong order."""
+
+
+class UnsupportedError(TfTrtError, NotImplementedError):
+    """TF-TRT offered it and GraftRT does not."""

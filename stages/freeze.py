@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,7 +82,8 @@ def _draft(model: Model) -> _Draft:
 
     try:
         if model.function is None:
-            inlined = inline_calls(model.graph_def, model.outputs, ())
+            with _functions_of(model.graph_def):
+                inlined = inline_calls(model.graph_def, model.outputs, ())
             return _Draft(inlined.graph_def, inlined.outputs, (), {}, ())
         graph = model.function.graph
         with graph.as_default():  # functions that are called by name are found through the default graph
@@ -105,6 +107,16 @@ def _draft(model: Model) -> _Draft:
         if tensor.dtype == tf.resource:
             variables.read_as_value(node, *content)
     return _Draft(inlined.graph_def, inlined.outputs, inlined.side_effects, values, tuple(captures))
+
+
+@contextlib.contextmanager
+def _functions_of(graph_def: tf.compat.v1.GraphDef) -> Iterator[None]:
+    """Let a GraphDef's functions be found through the default graph, where functions that call others are looked up."""
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        tf.graph_util.import_graph_def(tf.compat.v1.GraphDef(library=graph_def.library), name="")
+        yield
 
 
 def _content(tensor: tf.Tensor) -> tuple[int, tuple[int, ...]] | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from stages.artifacts import load_weight
 from stages.compare import Array
-from stages.errors import VerifyError
+from stages.errors import SampleError
 from stages.graph import Graph
 from stages.importing import import_graph
 from stages.sources import reopen
@@ -42,7 +42,7 @@ class Reference:
             inputs: a value for each of the graph's inputs, by tensor name.
 
         Raises:
-            VerifyError: TensorFlow could not run the graph on these inputs.
+            SampleError: TensorFlow could not run the graph on these inputs (a VerifyError).
         """
         import tensorflow as tf
 
@@ -54,7 +54,7 @@ class Reference:
             with ieee_float32():
                 values = self._functions[key](*arguments)
         except tf.errors.OpError as error:
-            raise VerifyError(
+            raise SampleError(
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import sources, storage
-from stages.artifacts import EngineSet, StitchedGraph, load_weight
+from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
 from stages.importing import import_graph
@@ -134,7 +134,31 @@ def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: st
         log.warning("stitch: no model.pb: it would hold %s of plans and weights, 1 GiB at most; use saved_model/", size)
         return
     stitched = stitch_graph(graph, engines, PlanSource.EMBEDDED, on_failure)
+    _keep_output_names(stitched, graph.frozen)
     path.write_bytes(stitched.graph_def.SerializeToString(deterministic=True))
+
+
+def _keep_output_names(stitched: StitchedDef, frozen: FrozenGraph) -> None:
+    """Give outputs that are elsewhere now the names that the GraphDef's users fetch: a function that was called is gone,
+    its results are those of its body's nodes."""
+    import tensorflow as tf
+
+    taken = {node.name for node in stitched.graph_def.node}
+    moved: dict[str, list[tuple[str, str]]] = {}
+    for label, now, tensor in zip(frozen.output_names, stitched.outputs, frozen.outputs, strict=True):
+        op, _, index = label.partition(":")
+        results = moved.setdefault(op, [])
+        if now == f"{op}:{index or 0}":
+            continue
+        if op in taken or int(index or 0) != len(results):
+            log.warning("stitch: in model.pb the output %s is %s", label, now)
+            continue
+        results.append((now, tensor.dtype))
+    for op, results in moved.items():
+        if results:
+            stand_in = stitched.graph_def.node.add(name=op, op="IdentityN")
+            stand_in.input.extend(now for now, _ in results)
+            stand_in.attr["T"].list.type.extend(tf.as_dtype(dtype).as_datatype_enum for _, dtype in results)
 
 
 def _reopened(graph: Graph) -> sources.Reopened | None:

@@ -1,0 +1,74 @@
+"""One conversion in a temporary folder: what TF-TRT's converters hold between `convert` and `save`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.report import Report
+from pipeline.run import convert
+from stages import storage
+from stages.artifacts import FrozenGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion made. `folder` holds `saved_model/`, and `model.pb` where a GraphDef was given; whoever
+    has this removes it with `remove`. `op_types` counts the types of each region's ops."""
+
+    folder: Path
+    report: Report
+    op_types: dict[str, Counter[str]]
+
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / "saved_model"
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        remove(self.folder.parent)
+
+
+def remove(folder: Path) -> None:
+    """Remove a temporary folder, if it is still there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(model: Path, config: Config) -> Conversion:
+    """Convert a model that TF-TRT's user gave. Works in TensorFlow 1's graph mode too.
+
+    Args:
+        config: with `keep_stages`.
+
+    Raises:
+        ConversionError: as `pipeline.convert`.
+    """
+    parent = Path(tempfile.mkdtemp(prefix="graftrt-tftrt-"))
+    folder = parent / "out"
+    try:
+        with eagerly():
+            report = convert(model, folder, config)
+        types = {node.name: node.op for node in storage.load(FrozenGraph, folder / "stages/freeze").graph_def().node}
+        shutil.rmtree(folder / "stages")
+    except BaseException:
+        remove(parent)
+        raise
+    return Conversion(
+        folder, report, {region.name: Counter(types[op] for op in region.ops) for region in report.regions}
+    )
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Run eagerly inside, also in a program that turned eager execution off or is building a graph: converting traces
+    and saves tf.functions."""
+    from tensorflow.python.eager import context
+
+    with context.eager_mode():
+        yield
