@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipeline.report import RegionReport, Report, grouped
+from pipeline.reasons import groups
+from pipeline.report import RegionReport, Report
 from pipeline.tftrt.conversion import Conversion
 from stages.artifacts import Tensor
 from stages.errors import ArgumentError
+from stages.sizes import shape_text
 
 SHORTEST_LINE = 160
 _COLUMNS = {
@@ -58,8 +60,8 @@ def print_summary(conversion: Conversion | str, line_length: int, detailed: bool
 def _print_reasons(report: Report, print_fn: Print) -> None:
     if report.left_in_tensorflow:
         print_fn("[*] Left in TensorFlow:")
-    for line in grouped(report.left_in_tensorflow):
-        print_fn(f"    - {line}")
+    for group in groups(report.left_in_tensorflow):
+        print_fn(f"    - {group}")
 
 
 def _fields(region: RegionReport) -> list[str]:
@@ -71,17 +73,13 @@ def _fields(region: RegionReport) -> list[str]:
         str(len(region.outputs)),
         _listed(region.inputs, lambda tensor: tensor.dtype),
         _listed(region.outputs, lambda tensor: tensor.dtype),
-        _listed(region.inputs, _shape),
-        _listed(region.outputs, _shape),
+        _listed(region.inputs, lambda tensor: shape_text(tensor.shape)),
+        _listed(region.outputs, lambda tensor: shape_text(tensor.shape)),
     ]
 
 
 def _listed(tensors: Sequence[Tensor], what: Callable[[Tensor], str]) -> str:
     return "[" + ", ".join(what(tensor) for tensor in tensors) + "]"
-
-
-def _shape(tensor: Tensor) -> str:
-    return "?" if tensor.shape is None else "(" + ", ".join("?" if a is None else str(a) for a in tensor.shape) + ")"
 
 
 def _row(fields: Sequence[str], line_length: int) -> str:
