@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Config, engine_options, shape_range, split_options
+from pipeline.pretrained import resolve
 from pipeline.progress import ConsoleProgress
 from pipeline.report import grouped
-from pipeline.run import Progress, Quiet, convert, resolve
+from pipeline.run import Progress, Quiet, convert
 from pipeline.verify import explain, verify_folder
 from stages import backends, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
@@ -83,15 +84,15 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _freeze(options: argparse.Namespace) -> None:
-    source, inputs, outputs = resolve(options.model)
+    resolved = resolve(options.model)
     with _progress(options).stage("freeze"):
         frozen = freeze(
-            source,
+            resolved.source,
             options.out,
             signature=options.signature,
             tags=_list(options.tags),
-            inputs=_list(options.inputs) or inputs,
-            outputs=_list(options.outputs) or outputs,
+            inputs=_list(options.inputs) or resolved.inputs,
+            outputs=_list(options.outputs) or resolved.outputs,
         )
     names = ", ".join(frozen.input_names), ", ".join(frozen.output_names)
     _tell(options, frozen, [f"inputs: {names[0]}", f"outputs: {names[1]}"])

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pipeline import pretrained
 from pipeline.config import Config, engine_options, split_options
+from pipeline.pretrained import resolve
 from pipeline.report import Report, Verification, make_report
 from pipeline.verify import explain, verify
 from stages import backends, storage
@@ -29,8 +29,6 @@ from stages.split import split
 from stages.stitch import stitch
 
 log = logging.getLogger(__name__)
-
-PRETRAINED = "pretrained:"
 
 
 class Progress(Protocol):
@@ -63,17 +61,18 @@ def convert(
     progress = progress or Quiet()
     clock = _Clock(progress)
     names = backends.choose(config.backend)
-    source, inputs, outputs = resolve(model)
+    resolved = resolve(model)
+    config = replace(config, shapes=config.shapes or resolved.shapes)
     with storage.write_folder(Path(out)) as folder:
         work = folder / "stages"
         with clock.stage("freeze"):
             frozen = freeze(
-                source,
+                resolved.source,
                 work / "freeze",
                 signature=config.signature,
                 tags=config.tags,
-                inputs=config.inputs or inputs,
-                outputs=config.outputs or outputs,
+                inputs=config.inputs or resolved.inputs,
+                outputs=config.outputs or resolved.outputs,
             )
         given = read_samples(frozen, config.samples)
         samples = verification_samples(frozen, size_ranges(frozen, config.shapes, given), given)
@@ -110,19 +109,6 @@ class _Clock:
             yield
         self.seconds[name] = time.perf_counter() - start
         log.info("%s: %.1f s", name, self.seconds[name])
-
-
-def resolve(model: object) -> tuple[object, tuple[str, ...] | None, tuple[str, ...] | None]:
-    """What to open for a MODEL argument, and the inputs and outputs that it is known to need; fetches `pretrained:NAME`.
-
-    Raises:
-        ModelError: no such pretrained model, or it can't be fetched.
-    """
-    text = str(model) if isinstance(model, (str, Path)) else ""
-    if not text.startswith(PRETRAINED):
-        return model, None, None
-    fetched = pretrained.fetch(text.removeprefix(PRETRAINED))
-    return fetched.path, fetched.entry.inputs or None, fetched.entry.outputs or None
 
 
 def _name(model: object) -> str:

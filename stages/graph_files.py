@@ -1,4 +1,4 @@
-"""Open a frozen GraphDef (`.pb`) and find out what goes in and what comes out."""
+"""Open a frozen GraphDef (`.pb`, or TensorFlow.js's `.json`) and find out what goes in and what comes out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages import tfjs
 from stages.artifacts import Source
 from stages.errors import ModelError
 from stages.model import Model, close_matches, first_line
+from stages.unfuse import unfuse
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,12 +35,18 @@ def open_graph_file(path: Path, inputs: Sequence[str] | None, outputs: Sequence[
     Args:
         inputs: tensors as `op:0` or `op`; by default every Placeholder that the outputs depend on, in the file's order.
             A PlaceholderWithDefault is no input unless it is named, and keeps its default.
-        outputs: likewise; by default the result of the only op whose result nobody reads.
+        outputs: likewise; by default what a `.json` names, else the result of the only op whose result nobody reads.
 
     Raises:
         ModelError: the file is damaged or empty, a name is unknown, or inputs or outputs can't be guessed.
     """
-    graph_def = _read(path)
+    if path.suffix == tfjs.SUFFIX:
+        graph_model = tfjs.read(path)
+        graph_def = graph_model.graph_def
+        inputs, outputs = inputs or graph_model.inputs, outputs or graph_model.outputs
+    else:
+        graph_def = _read(path)
+    unfuse(graph_def)
     nodes = {node.name: node for node in graph_def.node}
     for node in graph_def.node:
         for reference in node.input:

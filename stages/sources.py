@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 DEFAULT_SIGNATURE = "serving_default"
-_KINDS = "a SavedModel folder, a .keras, .h5, .hdf5 or frozen .pb file, or keras:NAME"
+_KINDS = "a SavedModel folder, a .keras, .h5, .hdf5, frozen .pb or TensorFlow.js .json file, or keras:NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ def open_model(
     """Open a model for inference.
 
     Args:
-        model: a path (SavedModel folder, `.keras`, `.h5`, `.hdf5`, frozen `.pb`); `keras:NAME` for an architecture of
+        model: a path (SavedModel folder, `.keras`, `.h5`, `.hdf5`, frozen `.pb`, TensorFlow.js's `model.json`);
+            `keras:NAME` for an architecture of
             keras.applications with seeded random weights, `keras:NAME@SIZE` for SIZE × SIZE images; a live Keras model
             or tf.Module (`signature` names one of its functions), a tf.function with an input signature, or a
             concrete function.
@@ -135,7 +136,7 @@ def _open_path(
     inputs: Sequence[str] | None,
     outputs: Sequence[str] | None,
 ) -> Model:
-    from stages import graph_files, keras_models
+    from stages import graph_files, keras_models, tfjs
 
     if text.startswith("keras:"):
         return keras_models.application(text.removeprefix("keras:"))
@@ -145,7 +146,7 @@ def _open_path(
     path = path.resolve()
     if path.is_dir():
         return _open_saved_model(path, signature, tags)
-    if path.suffix == ".pb":
+    if path.suffix in (".pb", tfjs.SUFFIX):
         return graph_files.open_graph_file(path, inputs, outputs)
     if path.suffix in keras_models.SUFFIXES:
         return keras_models.open_keras_file(path)
