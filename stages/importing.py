@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,3 +36,26 @@ def import_graph(
         graph_def, input_map=input_map, return_elements=list(outputs), name=""
     )
     return results
+
+
+def has_loop_frames(graph_def: tf.compat.v1.GraphDef) -> bool:
+    """Whether a graph has loops as TensorFlow 1 writes them."""
+    return any(node.op in ("Enter", "RefEnter") for node in graph_def.node)
+
+
+def trace(
+    body: Callable[..., list[tf.Tensor]], specs: Sequence[tf.TensorSpec], graph_def: tf.compat.v1.GraphDef
+) -> Callable[..., list[tf.Tensor]]:
+    """A function, of positional arguments like `specs`, whose body imports `graph_def`.
+
+    Where tf.function is traced, TensorFlow adds control edges between ops that share a resource. For the frames of a
+    TensorFlow 1 loop it would draw them from outside into the loop, which can't run; so such a graph is traced as
+    TensorFlow 1 would run it, in no other order than its own edges.
+    """
+    import tensorflow as tf
+
+    if has_loop_frames(graph_def):
+        wrapped: Callable[..., list[tf.Tensor]] = tf.compat.v1.wrap_function(body, list(specs))
+        return wrapped
+    concrete: Callable[..., list[tf.Tensor]] = tf.function(body, autograph=False).get_concrete_function(*specs)
+    return concrete

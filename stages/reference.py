@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from stages.artifacts import load_weight
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
-from stages.importing import import_graph
+from stages.importing import import_graph, trace
 from stages.sources import reopen
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Reference:
         }
         self._source = reopen(graph.frozen) if graph.frozen.captures else None
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
-        self._functions: dict[tuple[str, ...], tf.types.experimental.ConcreteFunction] = {}
+        self._functions: dict[tuple[str, ...], Callable[..., list[tf.Tensor]]] = {}
 
     def run(self, fetches: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The values of tensors of the frozen graph.
@@ -66,7 +66,7 @@ class Reference:
         self._weights.clear()
         gc.collect()
 
-    def _function(self, fetches: tuple[str, ...]) -> tf.types.experimental.ConcreteFunction:
+    def _function(self, fetches: tuple[str, ...]) -> Callable[..., list[tf.Tensor]]:
         import tensorflow as tf
 
         frozen = self._graph.frozen
@@ -77,7 +77,7 @@ class Reference:
             return import_graph(self._graph.graph_def, tensors, fetches)
 
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
-        return tf.function(run, autograph=False).get_concrete_function(*signature)
+        return trace(run, signature, self._graph.graph_def)
 
 
 @contextlib.contextmanager
