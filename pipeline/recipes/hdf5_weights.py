@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import h5py  # type: ignore[import-untyped]
     import keras
 
 Array = npt.NDArray[np.float32]
@@ -25,7 +26,7 @@ def load(model: keras.Model, path: Path, convert: Mapping[str, Callable[[list[Ar
         ValueError: layers with weights, or shapes, differ between model and file.
         OSError: the file is no HDF5 file.
     """
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     with h5py.File(path) as file:
         stored = {
@@ -39,8 +40,8 @@ def load(model: keras.Model, path: Path, convert: Mapping[str, Callable[[list[Ar
         layers[name].set_weights(convert[name](arrays) if name in convert else arrays)
 
 
-def _names(file: Mapping[str, object]) -> list[str]:
-    return [name.decode() for name in file.attrs["layer_names"]]  # type: ignore[attr-defined]
+def _names(file: h5py.File) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]]
 
 
 def lstm_from_cudnn(arrays: list[Array]) -> list[Array]:
