@@ -15,7 +15,7 @@ from pipeline import pretrained
 from pipeline.config import Config, engine_options, split_options
 from pipeline.report import Report, Verification, make_report
 from pipeline.verify import explain, verify
-from stages import backends, storage
+from stages import backends, op_libraries, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
 from stages.backends.hardware import gpu_count
 from stages.build import build
@@ -63,6 +63,7 @@ def convert(
     progress = progress or Quiet()
     clock = _Clock(progress)
     names = backends.choose(config.backend)
+    op_libraries.load(config.op_libraries)
     source, inputs, outputs = resolve(model)
     with storage.write_folder(Path(out)) as folder:
         work = folder / "stages"
@@ -74,6 +75,7 @@ def convert(
                 tags=config.tags,
                 inputs=config.inputs or inputs,
                 outputs=config.outputs or outputs,
+                constants=config.constants,
             )
         given = read_samples(frozen, config.samples)
         samples = verification_samples(frozen, size_ranges(frozen, config.shapes, given), given)
