@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import Config, engine_options, shape_range, split_options
+from pipeline.config import Config, constant, engine_options, shape_range, split_options
 from pipeline.pretrained import resolve
 from pipeline.progress import ConsoleProgress
 from pipeline.report import grouped
 from pipeline.run import Progress, Quiet, convert
 from pipeline.verify import explain, verify_folder
-from stages import backends, recordjson, storage
+from stages import backends, op_libraries, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
 from stages.build import build
 from stages.errors import VerifyError
@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
         "stitch": _stitch,
         "verify": _verify,
     }
+    if options.command not in ("convert", "freeze"):  # these open a model, and do it themselves
+        op_libraries.load(options.op_library)
     commands[options.command](options)
     return 0
 
@@ -69,6 +71,8 @@ def _config(options: argparse.Namespace) -> Config:
         tags=_list(options.tags),
         inputs=_list(options.inputs),
         outputs=_list(options.outputs),
+        constants=dict(map(constant, options.constant)),
+        op_libraries=tuple(options.op_library),
         on_failure=options.on_failure,
         workspace_mib=options.workspace_mib,
         capabilities=tuple(options.capability),
@@ -84,6 +88,8 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _freeze(options: argparse.Namespace) -> None:
+    config = _config(options)
+    op_libraries.load(config.op_libraries)
     resolved = resolve(options.model)
     with _progress(options).stage("freeze"):
         frozen = freeze(
@@ -93,6 +99,7 @@ def _freeze(options: argparse.Namespace) -> None:
             tags=_list(options.tags),
             inputs=_list(options.inputs) or resolved.inputs,
             outputs=_list(options.outputs) or resolved.outputs,
+            constants={**resolved.constants, **config.constants},
         )
     names = ", ".join(frozen.input_names), ", ".join(frozen.output_names)
     _tell(options, frozen, [f"inputs: {names[0]}", f"outputs: {names[1]}"])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline import recipes
-from pipeline.config import shape_range
+from pipeline.config import constant, shape_range
 from pipeline.packages import Package, download, unpack
 from stages.artifacts import ShapeRange
 from stages.errors import ModelError
+from stages.model import Scalar
 from stages.userdir import user_cache_dir
 
 PREFIX = "pretrained:"
@@ -30,6 +32,7 @@ class Pretrained:
         loader: how it opens: saved_model, keras, graph_def, checkpoint, tfjs (these by `path` alone), or recipe: the
             module of `pipeline.recipes` with the entry's name, where the package has weights without a model.
         inputs, outputs: tensors or signature names to give when opening; empty: by default.
+        constants: inputs that have one value, as for `--constant`.
         shapes: sizes to take where the user gives none, as for `--shape`.
         scaling: what the model expects as input, in words; `labels` names its classes, if the package does.
     """
@@ -45,6 +48,7 @@ class Pretrained:
     loader: str
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
     shapes: tuple[str, ...] = ()
     scaling: str = ""
     labels: tuple[str, ...] = ()
@@ -65,6 +69,7 @@ class Resolved:
     source: object
     inputs: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
+    constants: Mapping[str, Scalar] = field(default_factory=dict)
     shapes: tuple[ShapeRange, ...] = ()
 
 
@@ -95,6 +100,7 @@ def resolve(model: object) -> Resolved:
         recipes.build(entry.name, fetched.path) if entry.loader == "recipe" else fetched.path,
         entry.inputs or None,
         entry.outputs or None,
+        dict(map(constant, entry.constants)),
         tuple(map(shape_range, entry.shapes)),
     )
 

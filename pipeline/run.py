@@ -15,7 +15,7 @@ from pipeline.config import Config, engine_options, split_options
 from pipeline.pretrained import resolve
 from pipeline.report import Report, Verification, make_report
 from pipeline.verify import explain, verify
-from stages import backends, storage
+from stages import backends, op_libraries, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
 from stages.backends.hardware import gpu_count
 from stages.build import build
@@ -61,6 +61,7 @@ def convert(
     progress = progress or Quiet()
     clock = _Clock(progress)
     names = backends.choose(config.backend)
+    op_libraries.load(config.op_libraries)
     resolved = resolve(model)
     config = replace(config, shapes=config.shapes or resolved.shapes)
     with storage.write_folder(Path(out)) as folder:
@@ -73,6 +74,7 @@ def convert(
                 tags=config.tags,
                 inputs=config.inputs or resolved.inputs,
                 outputs=config.outputs or resolved.outputs,
+                constants={**resolved.constants, **config.constants},
             )
         given = read_samples(frozen, config.samples)
         samples = verification_samples(frozen, size_ranges(frozen, config.shapes, given), given)

@@ -14,7 +14,7 @@ from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
 from stages.importing import import_graph, trace
-from stages.sources import reopen
+from stages.saved_models import reopen
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -238,11 +238,6 @@ def test_a_pb_with_variables_is_not_frozen(tmp_path: Path) -> None:
     assert "is not frozen" in refuse(path, tmp_path / "out", outputs=["y"])
 
 
-def test_a_tf1_checkpoint_says_that_it_is_not_supported_yet(tmp_path: Path) -> None:
-    (tmp_path / "model.meta").write_bytes(b"x")
-    assert "not supported yet" in refuse(tmp_path / "model.meta", tmp_path / "out")
-
-
 def test_weights_without_a_model_are_refused(tmp_path: Path) -> None:
     vision.small_cnn().save_weights(tmp_path / "model.weights.h5")
     assert "weights without a model" in refuse(tmp_path / "model.weights.h5", tmp_path / "out")
@@ -281,13 +276,3 @@ def test_a_variable_without_a_value_is_refused(tmp_path: Path) -> None:
         return x + variable
 
     assert "has no value" in refuse(add, tmp_path / "out", FreezeError)
-
-
-def test_a_saved_model_whose_table_is_filled_outside_the_graph_is_refused(tmp_path: Path) -> None:
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        x = tf.compat.v1.placeholder(tf.int64, [None], "x")
-        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([5, 6], tf.int64))
-        y = tf.lookup.StaticHashTable(pairs, -1).lookup(x)
-        initializer = tf.compat.v1.tables_initializer()
-        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "model"), {"x": x}, {"y": y}, initializer)
-    assert "is filled by a TensorFlow 1 initialiser" in refuse(tmp_path / "model", tmp_path / "out", FreezeError)
