@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stages.artifacts import FrozenGraph, Shape, Tensor, Weight
+from stages.errors import StitchError
 from stages.graph import Graph
 from stages.importing import import_graph
 from stages.inline import has_effect, inline_calls
@@ -209,3 +210,19 @@ def bodies(graph: Graph, taken: Sequence[str], *, constants: bool) -> Iterator[B
                     yield body(graph, i, callee, constants=constants)
                 except (KeyError, ValueError, tf.errors.OpError) as error:
                     log.info("%s stays whole: %s: %s", graph.full_name(graph.nodes[i].name), callee.label, error)
+
+
+def find(main: Graph, scope: str) -> Graph:
+    """The graph of a scope: the main graph, or the body of a branch or loop, as it is.
+
+    Raises:
+        StitchError: there is no such body.
+    """
+    graph = main
+    while graph.scope != scope:
+        inner = (body.graph for body in bodies(graph, (), constants=False))
+        found = next((body for body in inner if f"{scope}/".startswith(f"{body.scope}/")), None)
+        if found is None:
+            raise StitchError(f"{scope}: the model has no such branch or loop", "split the model again")
+        graph = found
+    return graph
