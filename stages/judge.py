@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from stages.regions import cut
 from stages.screen import Refusal
 from stages.surgery import first_failing_node
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 log = logging.getLogger(__name__)
 
 _NAMED_IN_BUILD = 3
@@ -50,7 +54,7 @@ class Judge:
     """Decides on regions, one after the other; remembers TensorFlow's values between calls.
 
     Args:
-        samples: inputs by tensor name; every region is compared with TensorFlow on each of them.
+        samples: inputs of the graph by tensor name; every region is compared with TensorFlow on each of them.
         tolerance: largest relative error of a region.
     """
 
@@ -61,7 +65,7 @@ class Judge:
         maker: ProfileMaker,
         worker: Worker,
         *,
-        samples: Sequence[Mapping[str, Array]],
+        samples: Sequence[Mapping[str, Array | tf.Tensor]],
         tolerance: float,
         options: BuildOptions,
         cache: EngineCache | None,

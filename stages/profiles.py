@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from stages import samples
-from stages.artifacts import Profile, Region, ShapeRange, Tensor
+from stages.artifacts import FrozenGraph, Profile, Region, ShapeRange, Tensor
 from stages.compare import Array
-from stages.graph import Graph
-from stages.reference import Reference
 from stages.samples import SizeRange, Sizes
+from stages.scopes import Scope
 
 _MARGIN = 4
 """How much larger than observed an axis may be whose size depends on the data, where the op that makes it sets no limit."""
@@ -18,26 +17,30 @@ _LIMITS = {f"NonMaxSuppression{version}": 2 for version in ("", "V2", "V3", "V4"
 
 
 class ProfileMaker:
-    """Profiles for regions, from the model's size ranges; TensorFlow is run only for regions inside the graph whose
-    inputs have open axes.
+    """Profiles for the regions of one graph, from the model's size ranges; TensorFlow is run only for regions inside the
+    graph whose inputs have open axes.
 
     Args:
+        model: the whole model, whose inputs have the ranges.
         ranges: the profiles of the whole model.
         like: a real sample to run TensorFlow on, resized.
     """
 
     def __init__(
         self,
-        graph: Graph,
-        reference: Reference,
+        scope: Scope,
+        model: FrozenGraph,
         ranges: Sequence[SizeRange],
         like: Mapping[str, Array] | None = None,
     ) -> None:
-        self._graph = graph
-        self._reference = reference
+        self._scope = scope
+        self._graph = scope.graph
+        self._model = model
         self.ranges = tuple(ranges)
         self._like = like
         self._observed: dict[Sizes, dict[str, tuple[int, ...]]] = {}
+        self._changing: set[tuple[str, int]] = set()
+        """Tensors of a loop's body, and their axes, whose size differs from one iteration to another."""
 
     def profiles(self, region: Region) -> tuple[Profile, ...]:
         """One profile of the region for each of the model's, for the inputs that its ONNX model reads.
@@ -55,17 +58,23 @@ class ProfileMaker:
         return tuple(dict.fromkeys(result))
 
     def _must_observe(self, tensor: Tensor) -> bool:
-        return None in (tensor.shape or ()) and all(tensor.name != t.name for t in self._graph.frozen.inputs)
+        inputs = () if self._graph.scope else self._model.inputs
+        return None in (tensor.shape or ()) and all(tensor.name != given.name for given in inputs)
 
     def _shapes(self, point: Sizes, observed: Sequence[Tensor]) -> dict[str, tuple[int, ...]]:
-        frozen = self._graph.frozen
-        known = self._observed.setdefault(
-            point, {tensor.name: shape for tensor, shape in zip(frozen.inputs, point.shapes, strict=True)}
-        )
+        """Sizes at one point of a range; in a loop's body the largest of those that its iterations see."""
+        if point not in self._observed:
+            inputs = () if self._graph.scope else self._model.inputs
+            self._observed[point] = {t.name: shape for t, shape in zip(inputs, point.shapes, strict=False)}
+        known = self._observed[point]
         missing = [tensor.name for tensor in observed if tensor.name not in known]
         if missing:
-            values = self._reference.run(missing, samples.draw(frozen, point, 0, self._like))
-            known.update({name: value.shape for name, value in values.items()})
+            calls = self._scope.calls(samples.draw(self._model, point, 0, self._like))
+            runs = [self._scope.reference.run(missing, call) for call in calls]
+            for name in missing:
+                axes = list(zip(*(run[name].shape for run in runs), strict=True))
+                self._changing |= {(name, axis) for axis, sizes in enumerate(axes) if len(set(sizes)) > 1}
+                known[name] = tuple(max(sizes) for sizes in axes)
         return known
 
     def _range(
@@ -78,8 +87,12 @@ class ProfileMaker:
         if not self._must_observe(tensor):
             return ShapeRange(name, low, usual, high)
         axes = [
-            observed if declared is not None else _widened(observed, points, self._limit(tensor))
-            for declared, observed in zip(tensor.shape or (), zip(low, usual, high, strict=True), strict=True)
+            observed
+            if declared is not None
+            else _widened(observed, () if (tensor.name, n) in self._changing else points, self._limit(tensor))
+            for n, (declared, observed) in enumerate(
+                zip(tensor.shape or (), zip(low, usual, high, strict=True), strict=True)
+            )
         ]
         return ShapeRange(name, *(tuple(axis[p] for axis in axes) for p in range(3)))
 

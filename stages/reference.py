@@ -1,4 +1,4 @@
-"""TensorFlow's own answer: the frozen graph run as it is, any tensor fetched."""
+"""TensorFlow's own answer: a graph run as it is, any tensor fetched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Reference:
-    """Runs a frozen graph in TensorFlow on the CPU or GPU that TensorFlow would choose."""
+    """Runs a graph in TensorFlow on the CPU or GPU that TensorFlow would choose."""
 
     def __init__(self, graph: Graph) -> None:
         import tensorflow as tf
@@ -34,8 +34,8 @@ class Reference:
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
         self._functions: dict[tuple[str, ...], Callable[..., list[tf.Tensor]]] = {}
 
-    def run(self, fetches: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The values of tensors of the frozen graph.
+    def run(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, Array]:
+        """The values of tensors of the graph.
 
         Args:
             fetches: tensor names.
@@ -44,12 +44,17 @@ class Reference:
         Raises:
             VerifyError: TensorFlow could not run the graph on these inputs.
         """
+        return {name: np.asarray(value.numpy()) for name, value in self.tensors(fetches, inputs).items()}
+
+    def tensors(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, tf.Tensor]:
+        """As `run`, but for values that numpy has no type for too: tensor lists, resources."""
         import tensorflow as tf
 
         key = tuple(dict.fromkeys(fetches))
         if key not in self._functions:
             self._functions[key] = self._function(key)
-        arguments = [tf.constant(inputs[tensor.name], tensor.dtype) for tensor in self._graph.frozen.inputs]
+        given = [(inputs[tensor.name], tensor.dtype) for tensor in self._graph.frozen.inputs]
+        arguments = [value if tf.is_tensor(value) else tf.constant(value, dtype) for value, dtype in given]
         try:
             with ieee_float32():
                 values = self._functions[key](*arguments)
@@ -58,7 +63,7 @@ class Reference:
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error
-        return {name: np.asarray(value.numpy()) for name, value in zip(key, values, strict=True)}
+        return dict(zip(key, values, strict=True))
 
     def close(self) -> None:
         """Drop TensorFlow's copies of the weights."""
