@@ -18,8 +18,9 @@ from types import FrameType
 from stages.errors import BackendError, ConversionError
 
 MODEL_HELP = (
-    "SavedModel folder, .keras, .h5 or frozen .pb file, .meta file or folder of a TensorFlow 1 checkpoint, "
-    "keras:NAME (keras.applications, seeded random weights), or pretrained:NAME"
+    "SavedModel folder, .keras, .h5 or frozen .pb file, TensorFlow.js model.json, "
+    ".meta file or folder of a TensorFlow 1 checkpoint, keras:NAME (keras.applications, seeded random weights), "
+    "or pretrained:NAME"
 )
 EXIT_FAILED = 1
 

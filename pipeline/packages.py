@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 import stat
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -70,8 +72,11 @@ def _command(package: Package, folder: Path) -> list[str]:
     return [sys.executable, script, package.name, package.version, str(folder)]
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, wanted: Sequence[str] = ("*",)) -> None:
     """Unpack the regular files of a wheel, or of a source or npm archive without its top folder.
+
+    Args:
+        wanted: patterns of paths, `*` also matching slashes; other files are left out.
 
     Raises:
         ModelError: a file would lie outside `folder`, or they are too large together.
@@ -81,7 +86,7 @@ def unpack(archive: Path, folder: Path) -> None:
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for info in wheel.infolist():
-                if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
+                if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16) or not _is_wanted(info.filename, wanted):
                     continue
                 total += info.file_size
                 target = _target(archive, folder, PurePosixPath(info.filename), total)
@@ -90,14 +95,19 @@ def unpack(archive: Path, folder: Path) -> None:
         return
     with tarfile.open(archive) as source_archive:
         for member in source_archive:
-            content = source_archive.extractfile(member) if member.isreg() else None
-            if content is None:
-                continue
-            total += member.size
             relative = PurePosixPath(*PurePosixPath(member.name).parts[1:])
+            if not member.isreg() or not _is_wanted(str(relative), wanted):
+                continue
+            content = source_archive.extractfile(member)
+            assert content is not None  # it is a regular file
+            total += member.size
             target = _target(archive, folder, relative, total)
             with target.open("wb") as file:
                 shutil.copyfileobj(content, file)
+
+
+def _is_wanted(path: str, wanted: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in wanted)
 
 
 def _target(archive: Path, folder: Path, name: PurePosixPath, total: int) -> Path:

