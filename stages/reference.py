@@ -13,7 +13,7 @@ from stages.artifacts import load_weight
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
-from stages.importing import import_graph
+from stages.importing import import_graph, trace
 from stages.saved_models import reopen
 
 if TYPE_CHECKING:
@@ -49,10 +49,13 @@ class Reference:
         key = tuple(dict.fromkeys(fetches))
         if key not in self._functions:
             self._functions[key] = self._function(key)
-        arguments = [tf.constant(inputs[tensor.name], tensor.dtype) for tensor in self._graph.frozen.inputs]
+        arguments = {
+            f"input_{number}": tf.constant(inputs[tensor.name], tensor.dtype)
+            for number, tensor in enumerate(self._graph.frozen.inputs)
+        }
         try:
             with ieee_float32():
-                values = self._functions[key](*arguments)
+                values = self._functions[key](**arguments)
         except tf.errors.OpError as error:
             raise VerifyError(
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
@@ -69,15 +72,14 @@ class Reference:
     def _function(self, fetches: tuple[str, ...]) -> tf.types.experimental.ConcreteFunction:
         import tensorflow as tf
 
-        frozen = self._graph.frozen
-        names = [tensor.name for tensor in frozen.inputs]
+        inputs = {f"input_{number}": tensor for number, tensor in enumerate(self._graph.frozen.inputs)}
 
-        def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
-            tensors = dict(zip(names, arguments, strict=True)) | self._weights | self._captures
-            return import_graph(self._graph.graph_def, tensors, fetches)
+        def run(**arguments: tf.Tensor) -> list[tf.Tensor]:
+            fed = {inputs[name].name: tensor for name, tensor in arguments.items()}
+            return import_graph(self._graph.graph_def, fed | self._weights | self._captures, fetches)
 
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
-        return tf.function(run, autograph=False).get_concrete_function(*signature)
+        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in inputs.items()}
+        return trace(run, specs, self._graph.graph_def)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from stages import saved_models, signature_defs, storage
 from stages.artifacts import EngineSet, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
-from stages.importing import import_graph
+from stages.importing import import_graph, trace
 from stages.model import first_line
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
@@ -123,7 +123,7 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
         return dict(zip(frozen.output_names, results, strict=True))
 
     specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()}
-    return tf.function(serve, autograph=False).get_concrete_function(**specs)
+    return trace(serve, specs, stitched.graph_def, frozen.side_effects)
 
 
 def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:

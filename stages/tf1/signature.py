@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.artifacts import Tensor
 from stages.errors import ModelError
-from stages.importing import import_graph
+from stages.importing import import_graph, trace_as_it_is
 from stages.signature_defs import argument_names
 
 if TYPE_CHECKING:
@@ -131,11 +131,7 @@ def make_function(
         tf.TensorSpec(signature.inputs[name].shape, signature.inputs[name].dtype, name=argument)
         for name, argument in names.items()
     ]
-    function = tf.compat.v1.wrap_function(serve, signature=specs)
-    # As TensorFlow's own loader of such models does.
-    function._arg_keywords = list(names.values())
-    function._num_positional_args = 1 if len(names) == 1 else 0
-    return function
+    return trace_as_it_is(serve, specs, list(names.values()))
 
 
 def _long(reference: str) -> str:
