@@ -61,6 +61,11 @@ class Reference:
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error
+        for name, value, result in zip(key, values, self._functions[key].outputs, strict=True):
+            if not result.shape.is_compatible_with(value.shape):  # as a dead tensor's
+                raise VerifyError(
+                    f"{name}: TensorFlow gives shape {value.shape}, not {result.shape}", "report the model"
+                )
         return {name: np.asarray(value.numpy()) for name, value in zip(key, values, strict=True)}
 
     def close(self) -> None:

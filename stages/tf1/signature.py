@@ -86,6 +86,7 @@ def cut_out(graph_def: tf.compat.v1.GraphDef, signature: Signature, subject: str
         if node.op in STATE:
             state.append(node.name)
             copy.op = "Placeholder"
+            del copy.input[:]
             copy.attr.clear()
             copy.attr["dtype"].type = tf.resource.as_datatype_enum
     outputs = {name: _long(fed.get(_long(result), result)) for name, result in signature.outputs.items()}
@@ -103,7 +104,8 @@ def _needed(nodes: Mapping[str, tf.compat.v1.NodeDef], outputs: Iterable[str], f
         if name in found or (reference.startswith("^") and name in fed_nodes and nodes[name].op == "Placeholder"):
             continue
         found.add(name)
-        pending.extend(reference for reference in nodes[name].input if _long(reference) not in fed)
+        if nodes[name].op not in STATE:
+            pending.extend(reference for reference in nodes[name].input if _long(reference) not in fed)
     return found
 
 

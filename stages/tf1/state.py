@@ -158,7 +158,7 @@ def _table(
         path = session.run(f"{text[0].input[1].removesuffix(':0')}:0", feeds)
         options = text[0].attr
         source = tf.lookup.TextFileInitializer(
-            path.decode(),
+            tf.compat.as_str(np.asarray(path).item()),
             key,
             options["key_index"].i,
             value,
