@@ -1,4 +1,4 @@
-"""Bring a GraphDef into the function that is being traced."""
+"""Bring a GraphDef into a function."""
 
 from __future__ import annotations
 
@@ -38,24 +38,51 @@ def import_graph(
     return results
 
 
-def has_loop_frames(graph_def: tf.compat.v1.GraphDef) -> bool:
-    """Whether a graph has loops as TensorFlow 1 writes them."""
-    return any(node.op in ("Enter", "RefEnter") for node in graph_def.node)
-
-
 def trace(
-    body: Callable[..., list[tf.Tensor]], specs: Sequence[tf.TensorSpec], graph_def: tf.compat.v1.GraphDef
-) -> Callable[..., list[tf.Tensor]]:
-    """A function, of positional arguments like `specs`, whose body imports `graph_def`.
+    body: Callable[..., object],
+    specs: Mapping[str, tf.TensorSpec],
+    graph_def: tf.compat.v1.GraphDef,
+    side_effects: Sequence[str] = (),
+) -> tf.types.experimental.ConcreteFunction:
+    """Trace a function that imports a graph.
 
-    Where tf.function is traced, TensorFlow adds control edges between ops that share a resource. For the frames of a
-    TensorFlow 1 loop it would draw them from outside into the loop, which can't run; so such a graph is traced as
-    TensorFlow 1 would run it, in no other order than its own edges.
+    Args:
+        body: takes the arguments by name; it runs once.
+        specs: the arguments.
+        graph_def: what `body` imports.
+        side_effects: nodes of the graph that run although no result may depend on them.
     """
     import tensorflow as tf
 
-    if has_loop_frames(graph_def):
-        wrapped: Callable[..., list[tf.Tensor]] = tf.compat.v1.wrap_function(body, list(specs))
-        return wrapped
-    concrete: Callable[..., list[tf.Tensor]] = tf.function(body, autograph=False).get_concrete_function(*specs)
-    return concrete
+    if not any(node.op == "Switch" for node in graph_def.node):
+        return tf.function(body, autograph=False).get_concrete_function(**specs)
+    names = sorted(specs)
+
+    def run(*tensors: tf.Tensor) -> object:
+        results = body(**dict(zip(names, tensors, strict=True)))
+        graph = tf.compat.v1.get_default_graph()
+        graph.control_outputs.extend(graph.get_operation_by_name(name) for name in side_effects)
+        return results
+
+    return trace_as_it_is(run, [specs[name] for name in names], names)
+
+
+def trace_as_it_is(
+    body: Callable[..., object], specs: Sequence[tf.TensorSpec], names: Sequence[str]
+) -> tf.types.experimental.ConcreteFunction:
+    """Trace a function whose graph says itself what waits for what.
+
+    Else TensorFlow adds an order to all that has effects, and fails on branches of TensorFlow 1 (Switch and Merge) that
+    it did not build itself.
+
+    Args:
+        body: takes one tensor for each of `specs`; it runs once.
+        names: the names of the arguments, for callers with keywords.
+    """
+    import tensorflow as tf
+
+    function = tf.compat.v1.wrap_function(body, signature=list(specs))
+    # As TensorFlow's own loader of TensorFlow 1 models does.
+    function._arg_keywords = list(names)
+    function._num_positional_args = 1 if len(names) == 1 else 0
+    return function

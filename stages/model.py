@@ -76,7 +76,11 @@ def from_function(
 
     Args:
         others, signatures: see `Model`; given `signatures`, the other ones are `others`.
+
+    Raises:
+        ModelError: it returns nothing, or takes or gives a tensor in parts (ragged, sparse).
     """
+    _refuse_composites(function)
     signatures = signatures or {}
     others = others or [other for other in signatures.values() if other is not function]
     captured = {id(tensor) for tensor in function.graph.internal_captures}
@@ -100,6 +104,23 @@ def from_function(
         tuple(others),
         signatures,
     )
+
+
+def _refuse_composites(function: tf.types.experimental.ConcreteFunction) -> None:
+    import tensorflow as tf
+
+    parts = (tf.RaggedTensor, tf.SparseTensor, tf.RaggedTensorSpec, tf.SparseTensorSpec, tf.IndexedSlicesSpec)
+    for side, structure in (
+        ("takes", function.structured_input_signature),
+        ("gives", function.structured_outputs),
+    ):
+        for item in tf.nest.flatten(structure):
+            if isinstance(item, parts):
+                kind = type(item).__name__.removesuffix("Spec")
+                raise ModelError(
+                    f"{function.graph.name}: {side} a {kind}, which a signature can't have",
+                    "wrap it in a function of dense tensors (values and row lengths, or indices and values)",
+                )
 
 
 def _result_names(function: tf.types.experimental.ConcreteFunction) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ class Reference:
         }
         self._source = reopen(graph.frozen) if graph.frozen.captures else None
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
-        self._functions: dict[tuple[str, ...], Callable[..., list[tf.Tensor]]] = {}
+        self._functions: dict[tuple[str, ...], tf.types.experimental.ConcreteFunction] = {}
 
     def run(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, Array]:
         """The values of tensors of the graph.
@@ -53,16 +53,24 @@ class Reference:
         key = tuple(dict.fromkeys(fetches))
         if key not in self._functions:
             self._functions[key] = self._function(key)
-        given = [(inputs[tensor.name], tensor.dtype) for tensor in self._graph.frozen.inputs]
-        arguments = [value if tf.is_tensor(value) else tf.constant(value, dtype) for value, dtype in given]
+        arguments = {
+            f"input_{number}": value if tf.is_tensor(value) else tf.constant(value, tensor.dtype)
+            for number, tensor in enumerate(self._graph.frozen.inputs)
+            for value in [inputs[tensor.name]]
+        }
         try:
             with ieee_float32():
-                values = self._functions[key](*arguments)
+                values = self._functions[key](**arguments)
         except tf.errors.OpError as error:
             raise VerifyError(
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error
+        for name, value, result in zip(key, values, self._functions[key].outputs, strict=True):
+            if not result.shape.is_compatible_with(value.shape):  # as a dead tensor's
+                raise VerifyError(
+                    f"{name}: TensorFlow gives shape {value.shape}, not {result.shape}", "report the model"
+                )
         return dict(zip(key, values, strict=True))
 
     def close(self) -> None:
@@ -71,18 +79,17 @@ class Reference:
         self._weights.clear()
         gc.collect()
 
-    def _function(self, fetches: tuple[str, ...]) -> Callable[..., list[tf.Tensor]]:
+    def _function(self, fetches: tuple[str, ...]) -> tf.types.experimental.ConcreteFunction:
         import tensorflow as tf
 
-        frozen = self._graph.frozen
-        names = [tensor.name for tensor in frozen.inputs]
+        inputs = {f"input_{number}": tensor for number, tensor in enumerate(self._graph.frozen.inputs)}
 
-        def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
-            tensors = dict(zip(names, arguments, strict=True)) | self._weights | self._captures
-            return import_graph(self._graph.graph_def, tensors, fetches)
+        def run(**arguments: tf.Tensor) -> list[tf.Tensor]:
+            fed = {inputs[name].name: tensor for name, tensor in arguments.items()}
+            return import_graph(self._graph.graph_def, fed | self._weights | self._captures, fetches)
 
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
-        return trace(run, signature, self._graph.graph_def)
+        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in inputs.items()}
+        return trace(run, specs, self._graph.graph_def)
 
 
 @contextlib.contextmanager

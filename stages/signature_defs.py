@@ -11,6 +11,7 @@ from stages.errors import ModelError
 from stages.model import KINDS, Model, unreadable
 
 if TYPE_CHECKING:
+    from tensorflow.core.framework.tensor_pb2 import TensorProto
     from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -74,7 +75,7 @@ def argument_names(names: Iterable[str]) -> dict[str, str]:
 def with_own_names(model: Model, inputs: Iterable[str]) -> Model:
     """The model with its signature's own names for the inputs, instead of the arguments' names."""
     own = {argument: name for name, argument in argument_names(inputs).items()}
-    return replace(model, input_names=tuple(own[name] for name in model.input_names))
+    return replace(model, input_names=tuple(own.get(name, name) for name in model.input_names))
 
 
 def restore_details(
@@ -107,6 +108,7 @@ def restore_details(
             for key, value in old[name].defaults.items():
                 if key in signature.inputs:
                     signature.defaults[key].CopyFrom(value)
+                    _default(graph, signature.inputs[key].name.partition(":")[0], value)
     after = message.SerializeToString(deterministic=True)
     if after != before:
         (saved_model / "saved_model.pb").write_bytes(after)
@@ -118,3 +120,14 @@ def _rename_inputs(signature: SignatureDef, renamed: Mapping[str, str]) -> None:
         if argument in signature.inputs:
             signature.inputs[own].CopyFrom(signature.inputs[argument])
             del signature.inputs[argument]
+
+
+def _default(graph: MetaGraphDef, placeholder: str, value: TensorProto) -> None:
+    """Let an input that a session doesn't feed have its default value, as TensorFlow saves it."""
+    node = next(node for node in graph.graph_def.node if node.name == placeholder)
+    if node.op == "Placeholder":
+        constant = graph.graph_def.node.add(name=f"{placeholder}/input", op="Const")
+        constant.attr["dtype"].type = value.dtype
+        constant.attr["value"].tensor.CopyFrom(value)
+        node.op = "PlaceholderWithDefault"
+        node.input.append(constant.name)

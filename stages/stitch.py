@@ -13,7 +13,7 @@ from stages import saved_models, signature_defs, storage
 from stages.artifacts import EngineSet, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
-from stages.importing import has_loop_frames, import_graph, trace
+from stages.importing import import_graph, trace
 from stages.model import first_line
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
@@ -110,8 +110,8 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
     arguments = signature_defs.argument_names(frozen.input_names)
     inputs = {arguments[name]: tensor for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)}
 
-    def body(*values: tf.Tensor) -> list[tf.Tensor]:
-        tensors = {tensor.name: value for tensor, value in zip(inputs.values(), values, strict=True)}
+    def serve(**keywords: tf.Tensor) -> dict[str, tf.Tensor]:
+        tensors = {tensor.name: keywords[name] for name, tensor in inputs.items()}
         for node, variable in parts.variables.items():
             if node in stitched.handles:
                 tensors[f"{stitched.handles[node]}:0"] = variable.handle
@@ -119,17 +119,11 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
                 tensors[f"{node}:0"] = variable.read_value()
         tensors |= {f"{stitched.plan_nodes[name]}:0": asset.asset_path for name, asset in parts.plans.items()}
         tensors |= {f"{node}:0": tensor for node, tensor in parts.captured.items()}
-        return import_graph(stitched.graph_def, tensors, stitched.outputs)
-
-    specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()}
-    loops = has_loop_frames(stitched.graph_def)
-    inner = trace(body, list(specs.values()), stitched.graph_def) if loops else body
-
-    def serve(**keywords: tf.Tensor) -> dict[str, tf.Tensor]:
-        results = inner(*(keywords[name] for name in inputs))
+        results = import_graph(stitched.graph_def, tensors, stitched.outputs)
         return dict(zip(frozen.output_names, results, strict=True))
 
-    return tf.function(serve, autograph=False).get_concrete_function(**specs)
+    specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()}
+    return trace(serve, specs, stitched.graph_def, frozen.side_effects)
 
 
 def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:

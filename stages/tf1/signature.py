@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.artifacts import Tensor
 from stages.errors import ModelError
-from stages.importing import import_graph
+from stages.importing import import_graph, trace_as_it_is
 from stages.signature_defs import argument_names
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def cut_out(graph_def: tf.compat.v1.GraphDef, signature: Signature, subject: str
         if node.op in STATE:
             state.append(node.name)
             copy.op = "Placeholder"
+            del copy.input[:]
             copy.attr.clear()
             copy.attr["dtype"].type = tf.resource.as_datatype_enum
     outputs = {name: _long(fed.get(_long(result), result)) for name, result in signature.outputs.items()}
@@ -103,7 +104,8 @@ def _needed(nodes: Mapping[str, tf.compat.v1.NodeDef], outputs: Iterable[str], f
         if name in found or (reference.startswith("^") and name in fed_nodes and nodes[name].op == "Placeholder"):
             continue
         found.add(name)
-        pending.extend(reference for reference in nodes[name].input if _long(reference) not in fed)
+        if nodes[name].op not in STATE:
+            pending.extend(reference for reference in nodes[name].input if _long(reference) not in fed)
     return found
 
 
@@ -131,11 +133,7 @@ def make_function(
         tf.TensorSpec(signature.inputs[name].shape, signature.inputs[name].dtype, name=argument)
         for name, argument in names.items()
     ]
-    function = tf.compat.v1.wrap_function(serve, signature=specs)
-    # As TensorFlow's own loader of such models does.
-    function._arg_keywords = list(names.values())
-    function._num_positional_args = 1 if len(names) == 1 else 0
-    return function
+    return trace_as_it_is(serve, specs, list(names.values()))
 
 
 def _long(reference: str) -> str:

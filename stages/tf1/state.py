@@ -98,6 +98,8 @@ def restore(
                     made[name] = _table(session, nodes[name], mine, feeds)
     except (KeyError, ValueError, tf.errors.OpError) as error:
         raise unreadable(Path(subject), error, "check that all files of the checkpoint are there") from error
+    for name in set(made) - set(reads):
+        _tell_types(made[name].resource_handle, nodes[name])
     owner.kept = [made[name] for name in sorted(reads)]
     owner.tables = [made[name] for name in sorted(set(made) - set(reads))]
     handles = {name: value.handle if name in reads else value.resource_handle for name, value in made.items()}
@@ -156,7 +158,7 @@ def _table(
         path = session.run(f"{text[0].input[1].removesuffix(':0')}:0", feeds)
         options = text[0].attr
         source = tf.lookup.TextFileInitializer(
-            path.decode(),
+            tf.compat.as_str(np.asarray(path).item()),
             key,
             options["key_index"].i,
             value,
@@ -181,3 +183,13 @@ def _table(
         table = tf.lookup.experimental.MutableHashTable(key, value, default)
     table.insert(tf.constant(keys, key), tf.constant(values, value))
     return table
+
+
+def _tell_types(handle: tf.Tensor, node: tf.compat.v1.NodeDef) -> None:
+    """Say what a table holds where it is captured: without, the shape of what is looked up in it would be unknown."""
+    from tensorflow.core.framework.cpp_shape_inference_pb2 import CppShapeInferenceResult
+
+    data = CppShapeInferenceResult.HandleData(is_set=True)
+    data.shape_and_type.add(dtype=node.attr["key_dtype"].type).shape.SetInParent()
+    data.shape_and_type.add(dtype=node.attr["value_dtype"].type).shape.CopyFrom(node.attr["value_shape"].shape)
+    handle._handle_data = data
