@@ -80,10 +80,10 @@ def callees(graph: Graph, i: int) -> list[Callee]:
 def condition(graph: Graph, i: int) -> Body:
     """A loop's condition."""
     name = graph.node_defs[graph.nodes[i].name].attr["cond"].func.name
-    return body(graph, i, Callee("cond", 0, name), constants=False)
+    return body_of(graph, i, Callee("cond", 0, name), constants=False)
 
 
-def body(parent: Graph, i: int, callee: Callee, *, constants: bool) -> Body:
+def body_of(parent: Graph, i: int, callee: Callee, *, constants: bool) -> Body:
     """One function of node number `i` of `parent` as a graph.
 
     Args:
@@ -198,7 +198,7 @@ def bodies(graph: Graph, taken: Sequence[str], *, constants: bool) -> Iterator[B
 
     Args:
         taken: nodes that engines run; their functions run with them.
-        constants: as for `body`.
+        constants: as for `body_of`.
     """
     import tensorflow as tf
 
@@ -207,7 +207,7 @@ def bodies(graph: Graph, taken: Sequence[str], *, constants: bool) -> Iterator[B
         if graph.nodes[i].name not in inside:
             for callee in callees(graph, i):
                 try:
-                    yield body(graph, i, callee, constants=constants)
+                    yield body_of(graph, i, callee, constants=constants)
                 except (KeyError, ValueError, tf.errors.OpError) as error:
                     log.info("%s stays whole: %s: %s", graph.full_name(graph.nodes[i].name), callee.label, error)
 
