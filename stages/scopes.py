@@ -97,8 +97,8 @@ class Scope:
         found: dict[int, str] = {}
         for i in ops:
             node = self.graph.nodes[i]
-            fixed = node.op not in LOOPS and self.graph.nodes[node.inputs[0][0]].free
             for callee in callees(self.graph, i):
+                fixed = node.op not in LOOPS and self.graph.nodes[node.inputs[0][0]].free
                 inner = body_of(self.graph, i, callee, constants=True)
                 scope = Scope(inner.graph, self, inner)
                 entered = [call for outer in calls for call in scope.entered(outer)]
