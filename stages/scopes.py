@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from stages.artifacts import Region
-from stages.bodies import FIRST_ARGUMENT, LOOPS, Body, bodies, body_of, callees, condition
+from stages.bodies import FIRST_ARGUMENT, LOOPS, Body, Callee, bodies, body_of, callees, condition
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
@@ -15,6 +16,8 @@ from stages.reference import Reference
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+log = logging.getLogger(__name__)
 
 Call: TypeAlias = "Mapping[str, Array | tf.Tensor]"
 """A value for each input of a graph, by tensor name."""
@@ -99,14 +102,24 @@ class Scope:
             node = self.graph.nodes[i]
             for callee in callees(self.graph, i):
                 fixed = node.op not in LOOPS and self.graph.nodes[node.inputs[0][0]].free
-                inner = body_of(self.graph, i, callee, constants=True)
-                scope = Scope(inner.graph, self, inner)
-                entered = [call for outer in calls for call in scope.entered(outer)]
-                deeper = scope.untried(scope.graph.computing(), entered) if entered else {}
-                scope.close()
-                if deeper or not (entered or fixed):
-                    found[i] = next(iter(deeper.values()), inner.graph.scope)
+                part = self._untried_part(i, callee, calls, fixed)
+                if part:
+                    found[i] = part
         return found
+
+    def _untried_part(self, i: int, callee: Callee, calls: Sequence[Call], fixed: bool) -> str:
+        """What of a function no run runs: all of it, or a part of a branch or loop in it; empty if nothing."""
+        name = f"{self.graph.full_name(self.graph.nodes[i].name)}/{callee.label}"
+        try:
+            inner = body_of(self.graph, i, callee, constants=True)
+            scope = Scope(inner.graph, self, inner)
+            entered = [call for outer in calls for call in scope.entered(outer)]
+            deeper = scope.untried(scope.graph.computing(), entered) if entered else {}
+            scope.close()
+        except VerifyError as error:
+            log.info("%s can't be run by itself: %s", name, error)
+            return name
+        return next(iter(deeper.values()), "" if entered or fixed else name)
 
     def _arguments(self, body: Body, parent: Scope, outer: Call) -> list[tf.Tensor]:
         node = parent.graph.nodes[body.call]
