@@ -83,7 +83,8 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A conversion. `ops_total` counts the frozen graph's ops that compute (not constants and what folds into them)."""
+    """A conversion. `ops_total` counts the ops that compute (not constants and what folds into them), also in the bodies
+    of the branches and loops that TensorFlow runs."""
 
     model: str
     backend: str

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stages.artifacts import FrozenGraph, Shape, Tensor, Weight
-from stages.errors import StitchError
+from stages.errors import StitchError, VerifyError
 from stages.graph import Graph
 from stages.importing import import_graph
 from stages.inline import has_effect, inline_calls
 from stages.library import reachable_functions
+from stages.model import first_line
 from stages.regions import Cut, End, extract
 
 if TYPE_CHECKING:
@@ -80,18 +81,28 @@ def callees(graph: Graph, i: int) -> list[Callee]:
 def condition(graph: Graph, i: int) -> Body:
     """A loop's condition."""
     name = graph.node_defs[graph.nodes[i].name].attr["cond"].func.name
-    return body(graph, i, Callee("cond", 0, name), constants=False)
+    return body_of(graph, i, Callee("cond", 0, name), constants=False)
 
 
-def body(parent: Graph, i: int, callee: Callee, *, constants: bool) -> Body:
+def body_of(parent: Graph, i: int, callee: Callee, *, constants: bool) -> Body:
     """One function of node number `i` of `parent` as a graph.
 
     Args:
         constants: make constants of the arguments that are the same constant in every call; else all are inputs.
 
     Raises:
-        ValueError, KeyError, tf.errors.OpError: TensorFlow can't import the function as a graph.
+        VerifyError: TensorFlow can't import the function as a graph.
     """
+    import tensorflow as tf
+
+    try:
+        return _body_of(parent, i, callee, constants)
+    except (KeyError, ValueError, tf.errors.OpError) as error:
+        name = f"{parent.full_name(parent.nodes[i].name)}/{callee.label}"
+        raise VerifyError(f"{name}: can't be a graph of its own: {first_line(error)}") from error
+
+
+def _body_of(parent: Graph, i: int, callee: Callee, constants: bool) -> Body:
     import tensorflow as tf
 
     node, function = parent.nodes[i], parent.library[callee.function]
@@ -198,18 +209,16 @@ def bodies(graph: Graph, taken: Sequence[str], *, constants: bool) -> Iterator[B
 
     Args:
         taken: nodes that engines run; their functions run with them.
-        constants: as for `body`.
+        constants: as for `body_of`.
     """
-    import tensorflow as tf
-
     inside = set(taken)
     for i in graph.computing():
         if graph.nodes[i].name not in inside:
             for callee in callees(graph, i):
                 try:
-                    yield body(graph, i, callee, constants=constants)
-                except (KeyError, ValueError, tf.errors.OpError) as error:
-                    log.info("%s stays whole: %s: %s", graph.full_name(graph.nodes[i].name), callee.label, error)
+                    yield body_of(graph, i, callee, constants=constants)
+                except VerifyError as error:
+                    log.info("stays whole: %s", error)
 
 
 def find(main: Graph, scope: str) -> Graph:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,13 +27,10 @@ from stages.enginecache import EngineCache, compile_region
 from stages.errors import VerifyError
 from stages.execute import run_model
 from stages.profiles import ProfileMaker, onnx_inputs
-from stages.reference import Reference
 from stages.regions import cut
+from stages.scopes import Call, Scope
 from stages.screen import Refusal
 from stages.surgery import first_failing_node
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +57,19 @@ class Judge:
     def __init__(
         self,
         candidates: Candidates,
-        reference: Reference,
+        scope: Scope,
         maker: ProfileMaker,
         worker: Worker,
         *,
-        samples: Sequence[Mapping[str, Array | tf.Tensor]],
+        samples: Sequence[Call],
         tolerance: float,
         options: BuildOptions,
         cache: EngineCache | None,
     ) -> None:
         self._candidates = candidates
         self._graph = candidates.graph
-        self._reference = reference
+        self._scope = scope
+        self._reference = scope.reference
         self._maker = maker
         self._worker = worker
         self._samples = samples
@@ -94,6 +91,8 @@ class Judge:
         if not refused:
             region, refused = self._refused_by_builder(region, ops)
         if not refused:
+            refused = self._untried(ops)
+        if not refused:
             error = self.error(region)
             if error.why or not error.max_rel <= self._tolerance:
                 detail = error.why or f"relative error {error.max_rel:.1e}, allowed {self._tolerance:.0e}"
@@ -102,6 +101,13 @@ class Judge:
         for i, (reason, detail) in refused.items():
             log.info("%s: %s stays in TensorFlow: %s: %s", region.name, self._graph.nodes[i].name, reason.value, detail)
         return Verdict(region, refused)
+
+    def _untried(self, ops: Sequence[int]) -> dict[int, Refusal]:
+        """Branches and loops that the samples don't run in full, so that comparing them as a whole proves nothing."""
+        found = self._scope.untried(ops, self._samples)
+        return {
+            i: (Reason.CONTROL_FLOW, f"no sample runs {part}, which is split by itself") for i, part in found.items()
+        }
 
     def error(self, region: Region) -> Difference:
         """A region's ONNX model against TensorFlow, on every sample; the worst output counts."""

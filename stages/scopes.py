@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from stages.artifacts import Region
-from stages.bodies import FIRST_ARGUMENT, LOOPS, Body, bodies, condition
+from stages.bodies import FIRST_ARGUMENT, LOOPS, Body, Callee, bodies, body_of, callees, condition
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
@@ -16,6 +17,10 @@ from stages.reference import Reference
 if TYPE_CHECKING:
     import tensorflow as tf
 
+log = logging.getLogger(__name__)
+
+Call: TypeAlias = "Mapping[str, Array | tf.Tensor]"
+"""A value for each input of a graph, by tensor name."""
 MAX_ITERATIONS = 8
 """How far a loop is followed to see what its body is given."""
 
@@ -24,13 +29,13 @@ class Scope:
     """One graph, and what it is run on when the model is run.
 
     Args:
-        parent, body: for the body of a branch or loop, where it is run; else None.
+        parent, inner: for the body of a branch or loop, where it is run; else None.
     """
 
-    def __init__(self, graph: Graph, parent: Scope | None = None, body: Body | None = None) -> None:
+    def __init__(self, graph: Graph, parent: Scope | None = None, inner: Body | None = None) -> None:
         self.graph = graph
         self._parent = parent
-        self._body = body
+        self._body = inner
         self._condition: tuple[Reference, Graph] | None = None
 
     @cached_property
@@ -47,37 +52,80 @@ class Scope:
     def inner(self, regions: Sequence[Region]) -> Iterator[Scope]:
         """The bodies of the branches and loops that none of the regions holds."""
         taken = [name for region in regions for name in region.ops]
-        for body in bodies(self.graph, taken, constants=True):
-            yield Scope(body.graph, self, body)
+        for found in bodies(self.graph, taken, constants=True):
+            yield Scope(found.graph, self, found)
 
-    def calls(self, sample: Mapping[str, Array]) -> list[Mapping[str, Array | tf.Tensor]]:
-        """What this graph's inputs are when the model is run on a sample, by tensor name: once for each call of a branch
-        (whether it is taken or not), for the first and the last iteration of a loop (of the first 8).
+    def calls(self, sample: Mapping[str, Array]) -> list[Call]:
+        """What this graph's inputs are when the model is run on a sample, by tensor name: once for each call of a branch,
+        for the first and the last iteration of a loop (of the first 8). Where it is not run at all: what it would be given.
 
         Raises:
             VerifyError: TensorFlow can't run the graphs around it, or this one by itself, on the sample.
         """
         if self._parent is None or self._body is None:
             return [sample]
-        return [call for outer in self._parent.calls(sample) for call in self._calls(self._body, self._parent, outer)]
+        found: list[Call] = []
+        for outer in self._parent.calls(sample):
+            found += self.entered(outer) or [self._inputs(self._body, self._arguments(self._body, self._parent, outer))]
+        return found
 
-    def _calls(
-        self, body: Body, parent: Scope, outer: Mapping[str, Array | tf.Tensor]
-    ) -> list[Mapping[str, Array | tf.Tensor]]:
+    def entered(self, outer: Call) -> list[Call]:
+        """As `calls`, for one run of the graph around this one; none where that does not run it."""
+        assert self._parent is not None
+        assert self._body is not None
+        body, parent = self._body, self._parent
         node = parent.graph.nodes[body.call]
-        names = [parent.graph.tensor(*end).name for end in node.inputs[FIRST_ARGUMENT[node.op] :]]
-        values = parent.reference.tensors(names, outer)
-        arguments = [values[name] for name in names]
+        arguments = self._arguments(body, parent, outer)
         if node.op not in LOOPS:
-            return [self._inputs(body, arguments)]
+            name = parent.graph.tensor(*node.inputs[0]).name
+            (chooser,) = parent.reference.run([name], outer).values()
+            count = len(callees(parent.graph, body.call))
+            own = callees(parent.graph, body.call).index(body.callee)
+            return [self._inputs(body, arguments)] if _chosen(node.op, chooser, count) == own else []
         iterations: list[list[tf.Tensor]] = []
         while len(iterations) < MAX_ITERATIONS and self._goes_on(body, parent, arguments):
             iterations.append(arguments)
             results = self.reference.tensors(self._results, self._inputs(body, arguments))
             arguments = [results[name] for name in self._results]
-        # A loop that ends before its first iteration still says what its body would be given.
-        chosen = [iterations[0], iterations[-1]] if len(iterations) > 1 else [*iterations, arguments][:1]
+        chosen = [iterations[0], iterations[-1]] if len(iterations) > 1 else iterations
         return [self._inputs(body, arguments) for arguments in chosen]
+
+    def untried(self, ops: Iterable[int], calls: Sequence[Call]) -> dict[int, str]:
+        """Branches and loops among the ops with a part that none of the runs of this graph runs, each with which: to
+        compare them as a whole says nothing about that part. A branch that a constant chooses against never runs.
+
+        Args:
+            calls: what this graph is run on.
+        """
+        found: dict[int, str] = {}
+        for i in ops:
+            node = self.graph.nodes[i]
+            for callee in callees(self.graph, i):
+                fixed = node.op not in LOOPS and self.graph.nodes[node.inputs[0][0]].free
+                part = self._untried_part(i, callee, calls, fixed)
+                if part:
+                    found[i] = part
+        return found
+
+    def _untried_part(self, i: int, callee: Callee, calls: Sequence[Call], fixed: bool) -> str:
+        """What of a function no run runs: all of it, or a part of a branch or loop in it; empty if nothing."""
+        name = f"{self.graph.full_name(self.graph.nodes[i].name)}/{callee.label}"
+        try:
+            inner = body_of(self.graph, i, callee, constants=True)
+            scope = Scope(inner.graph, self, inner)
+            entered = [call for outer in calls for call in scope.entered(outer)]
+            deeper = scope.untried(scope.graph.computing(), entered) if entered else {}
+            scope.close()
+        except VerifyError as error:
+            log.info("%s can't be run by itself: %s", name, error)
+            return name
+        return next(iter(deeper.values()), "" if entered or fixed else name)
+
+    def _arguments(self, body: Body, parent: Scope, outer: Call) -> list[tf.Tensor]:
+        node = parent.graph.nodes[body.call]
+        names = [parent.graph.tensor(*end).name for end in node.inputs[FIRST_ARGUMENT[node.op] :]]
+        values = parent.reference.tensors(names, outer)
+        return [values[name] for name in names]
 
     def _inputs(self, body: Body, arguments: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs = zip(self.graph.frozen.inputs, body.arguments, strict=True)
@@ -98,7 +146,15 @@ class Scope:
         return bool(answer)
 
 
-def usable(scope: Scope, samples: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array | tf.Tensor]]:
+def _chosen(op: str, chooser: Array, count: int) -> int:
+    """Which of a branch's functions runs."""
+    if op.removeprefix("Stateless") == "Case":
+        index = int(chooser)
+        return index if 0 <= index < count else count - 1
+    return 0 if (bool(chooser) if chooser.ndim == 0 else chooser.size > 0) else 1
+
+
+def usable(scope: Scope, samples: Sequence[Mapping[str, Array]]) -> list[Call]:
     """What the graph is run on for each of the samples; a branch may refuse what it would not be given.
 
     Raises:
@@ -107,7 +163,7 @@ def usable(scope: Scope, samples: Sequence[Mapping[str, Array]]) -> list[Mapping
     if not scope.graph.scope:
         return list(samples)
     results = [tensor.name for tensor in scope.graph.frozen.outputs]
-    found: list[Mapping[str, Array | tf.Tensor]] = []
+    found: list[Call] = []
     problem: VerifyError | None = None
     for sample in samples:
         try:

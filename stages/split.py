@@ -83,7 +83,7 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         def judge(scope: Scope, candidates: Candidates) -> Judge:
             return Judge(
                 candidates,
-                scope.reference,
+                scope,
                 ProfileMaker(scope, export.frozen, ranges, given[0] if given else None),
                 worker,
                 samples=usable(scope, drawn),

@@ -178,6 +178,18 @@ def test_a_loop_that_translates_is_one_engine(tmp_path: Path) -> None:
     assert not region.scope
 
 
+def test_a_branch_becomes_part_of_an_engine_only_if_the_samples_take_all_of_it(tmp_path: Path) -> None:
+    """Samples have one and three rows here: what they never run can't be compared, but can by itself."""
+    both = split_by_rtx(branches.choice(2), tmp_path / "both", backend="onnxruntime")
+    assert [region.scope for region in both.regions] == [""]
+    assert not both.left
+    one = split_by_rtx(branches.choice(100), tmp_path / "one", backend="onnxruntime")
+    assert {region.scope.rsplit("/", 1)[-1] for region in one.regions if region.scope} == {"then_branch", "else_branch"}
+    (branch,) = [op for op in one.left if op.op in ("If", "StatelessIf")]
+    assert branch.reason is Reason.CONTROL_FLOW
+    assert branch.detail.endswith("then_branch, which is split by itself")
+
+
 def test_a_frozen_pb_carries_the_engines_of_its_loops(tmp_path: Path) -> None:
     built = branches.mapped()
     function = built.module.serve.get_concrete_function()

@@ -54,7 +54,7 @@ def test_rtx_takes_a_keras_3_layer_whole(name: str, tmp_path: Path) -> None:
     check_whole(name, keras, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru_sequences", "stacked"])
+@pytest.mark.parametrize("name", ["lstm", "stacked", "gru_reset_before", "simple_sequences", "masked"])
 def test_rtx_takes_a_keras_2_layer_whole(name: str, tmp_path: Path) -> None:
     check_whole(name, tf_keras, tmp_path)
 
