@@ -1,4 +1,4 @@
-"""The originals of pretrained models, run by TensorFlow alone, and real data for them."""
+"""The originals of pretrained models, run by TensorFlow alone, and text for them."""
 
 from __future__ import annotations
 
@@ -84,18 +84,6 @@ def _checkpoint(path: Path, entry: pretrained.Pretrained) -> Original:
     return lambda inputs: session.run(
         list(entry.outputs), constants | {f"{name}:0": value for name, value in inputs.items()}
     )
-
-
-def photograph(name: str, size: int, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
-    """A packaged photograph or a part of it, `size` × `size` × 3, 0 to 255, float32."""
-    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
-    pixels = transform.resize(getattr(data, name)()[rows, columns], (size, size), preserve_range=True)
-    return np.asarray(pixels, np.float32)
-
-
-def astronaut(size: int) -> np.ndarray:
-    """Head and shoulders of the astronaut; the face is at 0.23 to 0.68 of the height, 0.34 to 0.68 of the width."""
-    return photograph("astronaut", size, slice(0, 256), slice(96, 352))
 
 
 def thai_features(fetched: pretrained.Fetched, text: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Pretrained models: what arrives is what the list says, nothing leaves its folder, and the models predict sensibly."""
+"""Pretrained models: what arrives is what the list says, and nothing leaves its folder or runs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline import packages, pretrained
-from stages.artifacts import load_weight
 from stages.errors import ModelError
-from stages.freeze import freeze
 from stages.storage import sha256_file
-from tests.pretrained_models import fetch_or_skip
-
-CLASSES = {"chelsea": 286, "coffee": 968}
-"""ImageNet's Egyptian cat and espresso, with 0 for background."""
 
 
 def archive_of(path: Path, files: dict[str, bytes]) -> Path:
@@ -200,35 +193,3 @@ def test_links_in_an_archive_are_left_out(tmp_path: Path) -> None:
         archive.addfile(info)
     packages.unpack(path, tmp_path / "content")
     assert list((tmp_path / "content").rglob("*")) == []
-
-
-def predict(model: pretrained.Fetched, image: np.ndarray, out: Path) -> np.ndarray:
-    """Freeze, and run on one image (NHWC, scaled)."""
-    import tensorflow as tf
-
-    entry = model.entry
-    frozen = freeze(model.path, out, inputs=entry.inputs or None, outputs=entry.outputs or None)
-    feeds = {f"{weight.node}:0": load_weight(frozen, weight) for weight in frozen.weights}
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.graph_util.import_graph_def(frozen.graph_def(), name="")
-    with tf.compat.v1.Session(graph=graph) as session:
-        return session.run(frozen.outputs[0].name, {**feeds, frozen.inputs[0].name: image})
-
-
-def test_the_emotion_model_sees_that_the_astronaut_is_happy(tmp_path: Path) -> None:
-    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
-    model = fetch_or_skip("fer")
-    face = data.astronaut()[50:200, 140:290] @ np.array([0.299, 0.587, 0.114])
-    image = (transform.resize(face, (64, 64), preserve_range=True) / 255 - 0.5) * 2
-    scores = predict(model, image.astype(np.float32)[None, :, :, None], tmp_path / "frozen")[0]
-    assert scores[model.entry.labels.index("happy")] > 0.9
-
-
-@pytest.mark.parametrize("image", CLASSES)
-def test_the_frozen_mobilenet_recognises_the_photograph(image: str, tmp_path: Path) -> None:
-    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
-    model = fetch_or_skip("mobilenet-pb")
-    pixels = transform.resize(getattr(data, image)(), (224, 224), preserve_range=True)
-    scores = predict(model, ((pixels - 128) / 128).astype(np.float32)[None], tmp_path / "frozen")
-    assert scores[0].argmax() == CLASSES[image]

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from skimage import data
 
 from fixtures import composites, sounds
 from fixtures.example import Example
+from fixtures.photographs import astronaut, photograph
 from pipeline import pretrained
 from stages import engine_op
 from tests.conftest import Converted, relative_error
 from tests.pretrained_models import (
     Arrays,
-    astronaut,
     fetch_or_skip,
     original,
-    photograph,
     text_indices,
     thai_features,
     vocabulary,
@@ -209,7 +209,6 @@ def test_sound_goes_through_stft_to_tags(tmp_path: Path, converted: Convert) -> 
 
 def test_stored_images_go_through_parsing_and_decoding_to_classes(tmp_path: Path, converted: Convert) -> None:
     fetch_or_skip("mobilenet-pb")
-    data = pytest.importorskip("skimage.data")
     example = composites.album(tmp_path / "mobilenet", [data.chelsea(), data.coffee(), data.chelsea()[:, ::-1]])
     samples = composites.write_samples(example, tmp_path / "samples.npz")
     result = converted(example, backend="onnxruntime", samples=samples)
