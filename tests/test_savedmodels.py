@@ -442,8 +442,9 @@ def test_only_saved_models_have_signatures_and_tags(tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         tf.nn.relu(v1.placeholder(tf.float32, [2], "x"), name="y")
     (tmp_path / "model.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    for model in (tmp_path / "model.pb", "keras:MobileNetV2@96"):
-        assert "has no signatures, so there is no other" in refuse(model, tmp_path / "out", signature="other")
+    live = tf.keras.Sequential([tf.keras.layers.Input((2,))])
+    for model in (tmp_path / "model.pb", "keras:MobileNetV2@96", live):
+        assert "has no signature" in refuse(model, tmp_path / "out", signature="other")
         assert "has no tags" in refuse(model, tmp_path / "out", tags=["serve"])
 
 
