@@ -12,9 +12,11 @@ import numpy as np
 
 from stages import saved_models, sources, storage
 from stages.artifacts import Capture, FrozenGraph, Tensor
+from stages.conditions import take_known_branches
 from stages.constants import Variables
 from stages.errors import FreezeError, ModelError
 from stages.inline import Inlined, inline_calls
+from stages.interface import make_constant
 from stages.library import name_by_content
 from stages.model import Model, Scalar, first_line, unreadable
 from stages.pruning import prune, prune_library
@@ -114,17 +116,11 @@ def _draft(model: Model) -> _Draft:
 
 def _folded(model: Model, inlined: Inlined) -> Inlined:
     """The graph with its fixed inputs as constants, without the branches that these rule out."""
-    import tensorflow as tf
-
+    for fixed in model.fixed:
+        make_constant(inlined.graph_def, fixed)
+    while take_known_branches(inlined.graph_def):
+        inlined = inline_calls(inlined.graph_def, inlined.outputs, inlined.side_effects)
     graph_def = inlined.graph_def
-    values = {fixed.node: fixed.value for fixed in model.fixed}
-    for node in graph_def.node:
-        if node.name in values:
-            dtype = tf.as_dtype(node.attr["dtype"].type)
-            node.op = "Const"
-            node.attr.clear()
-            node.attr["dtype"].type = dtype.as_datatype_enum
-            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values[node.name], dtype))
     outputs = fold_switches(graph_def, inlined.outputs)
     present = {node.name for node in graph_def.node}
     effects = tuple(name for name in inlined.side_effects if name in present)

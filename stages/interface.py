@@ -46,6 +46,19 @@ def fix_inputs(model: Model, constants: Mapping[str, Scalar | Array]) -> Model:
     return model
 
 
+def make_constant(graph_def: tf.compat.v1.GraphDef, fixed: Fixed) -> None:
+    """Give a fixed input's Placeholder its value, in place."""
+    import tensorflow as tf
+
+    node = next(node for node in graph_def.node if node.name == fixed.node)
+    dtype = tf.as_dtype(node.attr["dtype"].type)
+    node.op = "Const"
+    del node.input[:]
+    node.attr.clear()
+    node.attr["dtype"].type = dtype.as_datatype_enum
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(fixed.value, dtype))
+
+
 def _spec(model: Model, tensor: str) -> tf.TensorSpec:
     import tensorflow as tf
 

@@ -25,6 +25,8 @@ def open_live(model: object, signature: str | None) -> Model:
 
     source = Source("function", None, signature or DEFAULT_SIGNATURE)
     if keras_models.is_keras(model):
+        if source.signature != DEFAULT_SIGNATURE:
+            raise ModelError(f"{type(model).__name__}: a Keras model has no signature {signature}", "leave it out")
         return keras_models.open_keras_model(model, Source("keras", None))
     if isinstance(model, tf.types.experimental.ConcreteFunction):
         return from_function(model, source)

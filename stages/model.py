@@ -143,7 +143,7 @@ def unreadable(path: Path, error: Exception, remedy: str) -> ModelError:
         op = text.partition("Op type not registered")[2].partition("'")[2].partition("'")[0]
         return ModelError(
             f"{path}: uses the op {op or 'named below'}, which is not loaded: {text}",
-            "load its library first (tf.load_op_library, or import the package that brings it)",
+            "--op-library with its .so file (in Python: tf.load_op_library, or import the package that brings it)",
         )
     if "MetaGraph" in text and "tags" in text:
         return ModelError(f"{path}: {text}", "--tags with those that it was saved with")

@@ -46,6 +46,8 @@ def open_model(
             return fix_inputs(graph, constants)
         opened = _open_path(str(model), signature, tags)
     else:
+        if tags is not None:
+            raise ModelError(f"{type(model).__name__}: has no tags", "leave them out: only SavedModels have some")
         opened = live_models.open_live(model, signature)
     return restrict(fix_inputs(opened, constants), inputs, outputs)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stages.conditions import Conditions
 from stages.errors import FreezeError
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ class _Folding:
         for node in graph_def.node:
             for reference in node.input:
                 self._users.setdefault(reference.lstrip("^").partition(":")[0], []).append(node)
-        self._values: dict[str, bool | None] = {}
+        conditions = Conditions(graph_def)
         self._sides = {
             node.name: side
             for node in graph_def.node
-            if node.op == "Switch" and (side := self._value(_plain(node.input[1]))) is not None
+            if node.op == "Switch" and (side := conditions.value(node.input[1])) is not None
         }
         """The side that each Switch with a known condition takes."""
         self.dead_tensors = {name if side else f"{name}:1" for name, side in self._sides.items()}
@@ -132,34 +133,6 @@ class _Folding:
 
     def _comes_round(self, reference: str) -> bool:
         return bool(self._nodes[reference.partition(":")[0]].op == "NextIteration")
-
-    def _value(self, tensor: str) -> bool | None:
-        """A condition's value, None if it isn't known."""
-        if tensor not in self._values:
-            self._values[tensor] = None  # what depends on itself (a loop's condition) is not known
-            self._values[tensor] = self._compute(tensor)
-        return self._values[tensor]
-
-    def _compute(self, tensor: str) -> bool | None:
-        from tensorflow.python.framework import tensor_util
-
-        node = self._nodes[tensor.partition(":")[0]]
-        if node.op == "Const":
-            value = tensor_util.MakeNdarray(node.attr["value"].tensor)
-            return bool(value) if value.dtype == bool and value.ndim == 0 else None
-        inputs = [self._value(_plain(reference)) for reference in _data(node)[:2]] if node.op in _LOGIC else []
-        if node.op in ("Identity", "PlaceholderWithDefault", "Switch"):
-            return inputs[0]
-        if node.op == "LogicalNot":
-            return None if inputs[0] is None else not inputs[0]
-        if node.op == "LogicalAnd":
-            return False if False in inputs else (None if None in inputs else True)
-        if node.op == "LogicalOr":
-            return True if True in inputs else (None if None in inputs else False)
-        return None
-
-
-_LOGIC = {"Identity", "PlaceholderWithDefault", "Switch", "LogicalNot", "LogicalAnd", "LogicalOr"}
 
 
 def _data(node: tf.compat.v1.NodeDef) -> list[str]:

@@ -338,6 +338,38 @@ def test_what_keras_3_exported_converts_with_both_of_its_signatures(
         np.testing.assert_allclose(got["output_0"], want, rtol=1e-4, atol=1e-6)
 
 
+class _Switched(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.calls = Weights(48).variable(4, 4), tf.Variable(0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, "x"), tf.TensorSpec([], tf.bool, "training")])
+    def serve(self, x: tf.Tensor, training: tf.Tensor) -> dict[str, tf.Tensor]:
+        def train() -> tf.Tensor:
+            self.calls.assign_add(1)
+            return tf.nn.dropout(x, 0.5)
+
+        hidden = tf.cond(training, train, lambda: x)
+        wide = tf.cond(tf.logical_not(training), lambda: tf.cond(training, lambda: hidden, lambda: hidden * 2), train)
+        return {"y": tf.nn.relu(wide @ self.kernel)}
+
+
+def test_a_training_input_fixed_to_false_takes_its_branches_away(tmp_path: Path) -> None:
+    model = _Switched()
+    tf.saved_model.save(model, str(tmp_path / "model"), signatures=model.serve)
+    frozen = freeze(tmp_path / "model", tmp_path / "frozen", constants={"training": False})
+    assert frozen.input_names == ("x",)
+    assert frozen.captures == ()
+    assert frozen.side_effects == ()
+    assert not {"If", "StatelessIf", "AssignAddVariableOp"} & set(ops(frozen))
+    x = Weights(49).array(2, 4)
+    want = np.maximum(2 * x @ model.kernel.numpy(), 0)
+    np.testing.assert_allclose(run_frozen(frozen, {"x": x})["y"], want, rtol=1e-5)
+    other = freeze(model, tmp_path / "other", constants={"training": True})
+    assert len(other.captures) == 1
+    assert "AssignAddVariableOp" in ops(other)
+
+
 # live functions
 
 KERNEL = Weights(46).array(4, 4)
@@ -410,8 +442,9 @@ def test_only_saved_models_have_signatures_and_tags(tmp_path: Path) -> None:
     with tf.Graph().as_default() as graph:
         tf.nn.relu(v1.placeholder(tf.float32, [2], "x"), name="y")
     (tmp_path / "model.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    for model in (tmp_path / "model.pb", "keras:MobileNetV2@96"):
-        assert "has no signatures, so there is no other" in refuse(model, tmp_path / "out", signature="other")
+    live = tf.keras.Sequential([tf.keras.layers.Input((2,))])
+    for model in (tmp_path / "model.pb", "keras:MobileNetV2@96", live):
+        assert "has no signature" in refuse(model, tmp_path / "out", signature="other")
         assert "has no tags" in refuse(model, tmp_path / "out", tags=["serve"])
 
 
