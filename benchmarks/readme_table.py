@@ -17,6 +17,7 @@ from benchmarks.record import RESULTS
 README = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- begin results: written by python -m benchmarks.readme_table -->"
 END = "<!-- end results -->"
+_OPS_NAMED = 3
 EMPTY = "No results in `benchmarks/results/` yet; `make bench` measures them."
 
 Figures = Mapping[str, Any]
@@ -78,6 +79,30 @@ def _architectures(figures: Figures) -> str:
     return "**Architectures, fp32, the stitched model against TensorFlow on a CPU**\n\n" + _table(head, rows)
 
 
+def _pretrained(figures: Figures) -> str:
+    rows = [
+        (
+            name,
+            f"{entry['ops_in_engines']} of {entry['ops_total']}",
+            str(entry["regions"]),
+            f"{entry['max_rel_error']:.1e}",
+            "<br>".join(_left(reason, ops) for reason, ops in entry["left_in_tensorflow"].items()),
+        )
+        for name, entry in figures.items()
+    ]
+    head = ("trained weights", "ops in engines", "regions", "largest relative error", "in TensorFlow, and why")
+    return "**Models with trained weights, fp32, the stitched model against TensorFlow on a CPU**\n\n" + _table(
+        head, rows
+    )
+
+
+def _left(reason: str, ops: Mapping[str, int]) -> str:
+    """`control flow: 61 (13 Enter, 5 Merge, …)`"""
+    names = [f"{count} {op}" for op, count in list(ops.items())[:_OPS_NAMED]]
+    more = [f"{len(ops) - _OPS_NAMED} more kinds"] if len(ops) > _OPS_NAMED else []
+    return f"{reason}: {', '.join(names + more)}"
+
+
 def _op_overhead(figures: Figures) -> str:
     rows = [
         ("ONNX Runtime session, called directly", f"{figures['session_milliseconds']:.1f} ms"),
@@ -101,6 +126,7 @@ def _clustering(figures: Figures) -> str:
 RENDERERS: Mapping[str, Callable[[Figures], str]] = {
     "conversion": _conversion,
     "architectures": _architectures,
+    "pretrained": _pretrained,
     "op_overhead": _op_overhead,
     "clustering": _clustering,
 }

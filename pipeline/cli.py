@@ -18,7 +18,8 @@ from types import FrameType
 from stages.errors import BackendError, ConversionError
 
 MODEL_HELP = (
-    "SavedModel folder, .keras, .h5 or frozen .pb file, keras:NAME (keras.applications, seeded random weights), "
+    "SavedModel folder, .keras, .h5 or frozen .pb file, TensorFlow.js model.json, "
+    ".meta file or folder of a TensorFlow 1 checkpoint, keras:NAME (keras.applications, seeded random weights), "
     "or pretrained:NAME"
 )
 EXIT_FAILED = 1
@@ -51,9 +52,24 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
     common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
     common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument(
+        "--op-library",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="SO",
+        help="shared library with custom ops that the model uses; may be repeated",
+    )
     # What a command has no option for is as if the option were not given.
     common.set_defaults(
-        precision="fp32", backend="auto", on_failure="native", shape=[], keep_in_tf=[], capability=[], samples=None
+        precision="fp32",
+        backend="auto",
+        on_failure="native",
+        shape=[],
+        keep_in_tf=[],
+        capability=[],
+        samples=None,
+        constant=[],
     )
     common.set_defaults(
         max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
@@ -116,8 +132,15 @@ def _folders(parser: argparse.ArgumentParser, before: str | None) -> None:
 def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--signature", help="signature of a SavedModel (default: serving_default, or the only one)")
     parser.add_argument("--tags", help="tags of a SavedModel, with commas between (default: serve, or the only ones)")
-    parser.add_argument("--inputs", help="input tensors of a .pb, as a:0,b:0 (default: guessed)")
-    parser.add_argument("--outputs", help="output tensors of a .pb, as c:0 (default: guessed)")
+    parser.add_argument("--inputs", help="input tensors of a .pb or checkpoint, as a:0,b:0 (default: guessed)")
+    parser.add_argument("--outputs", help="output tensors of a .pb or checkpoint, as c:0 (default: guessed)")
+    parser.add_argument(
+        "--constant",
+        action="append",
+        default=[],
+        metavar="INPUT=VALUE",
+        help="an input that always has this value, as is_training=false; it is no input any more; may be repeated",
+    )
 
 
 def _candidate_options(parser: argparse.ArgumentParser) -> None:

@@ -9,19 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import doctor
-from pipeline.config import Config, engine_options, shape_range, split_options
+from pipeline.config import Config, constant, engine_options, shape_range, split_options
 from pipeline.inspect import inspect_model, inspect_path
 from pipeline.progress import ConsoleProgress
 from pipeline.reasons import by_layer
 from pipeline.reasons import lines as reason_lines
-from pipeline.run import Progress, Quiet, convert, resolve
+from pipeline.run import Progress, Quiet, convert, freeze_model
 from pipeline.verify import explain, verify_folder
-from stages import backends, recordjson, storage
+from stages import backends, op_libraries, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
 from stages.build import build
 from stages.errors import ConversionError, VerifyError
 from stages.export import export
-from stages.freeze import freeze
 from stages.sizes import shape_text
 from stages.split import split
 from stages.stitch import stitch
@@ -44,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
         "inspect": _inspect,
         "doctor": _doctor,
     }
+    if options.command not in ("convert", "freeze", "inspect"):  # these open a model, and do it themselves
+        op_libraries.load(options.op_library)
     commands[options.command](options)
     return 0
 
@@ -74,6 +75,8 @@ def _config(options: argparse.Namespace) -> Config:
         tags=_list(options.tags),
         inputs=_list(options.inputs),
         outputs=_list(options.outputs),
+        constants=dict(map(constant, options.constant)),
+        op_libraries=tuple(options.op_library),
         on_failure=options.on_failure,
         workspace_mib=options.workspace_mib,
         capabilities=tuple(options.capability),
@@ -91,16 +94,8 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _freeze(options: argparse.Namespace) -> None:
-    source, inputs, outputs = resolve(options.model)
     with _progress(options).stage("freeze"):
-        frozen = freeze(
-            source,
-            options.out,
-            signature=options.signature,
-            tags=_list(options.tags),
-            inputs=_list(options.inputs) or inputs,
-            outputs=_list(options.outputs) or outputs,
-        )
+        frozen, _ = freeze_model(options.model, options.out, _config(options))
     names = ", ".join(frozen.input_names), ", ".join(frozen.output_names)
     _tell(options, frozen, [f"inputs: {names[0]}", f"outputs: {names[1]}"])
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from stages.artifacts import ShapeRange
 from stages.build import EngineOptions
 from stages.candidates import DEFAULT_MIN_REGION
 from stages.compare import TOLERANCES
 from stages.errors import ConversionError
+from stages.model import Scalar
 from stages.samples import Samples
 from stages.sizes import DEFAULT_MAX_PROFILES
 from stages.split import SplitOptions
@@ -31,7 +34,10 @@ class Config:
         min_region: smallest number of computing ops that make an engine.
         max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16.
         signature, tags: which signature of a SavedModel; None: `serving_default` (or the only one), and `serve`.
-        inputs, outputs: tensors of a frozen `.pb`; None: guessed where unambiguous.
+        inputs, outputs: tensors of a frozen `.pb` or a checkpoint; None: guessed where unambiguous.
+        constants: inputs that are to be none, with the value that they always have, as `{"is_training": False}`; what
+            they rule out goes. Text is read as the input's dtype.
+        op_libraries: shared libraries with custom ops, loaded before the model is opened.
         on_failure: when no engine can run, `native` runs TensorFlow's ops (counted, logged), `fail` raises.
         workspace_mib: builder memory in MiB; None: the library's default.
         capabilities: compute capabilities to build for, as `8.6`; empty: the library's default set.
@@ -53,6 +59,8 @@ class Config:
     tags: tuple[str, ...] | None = None
     inputs: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
+    constants: Mapping[str, Scalar] = field(default_factory=dict)
+    op_libraries: tuple[Path, ...] = ()
     on_failure: str = "native"
     workspace_mib: int | None = None
     capabilities: tuple[str, ...] = ()
@@ -103,6 +111,18 @@ def shape_range(text: str) -> ShapeRange:
         raise ConversionError(f"shape {text!r} has sizes of different rank", "give MIN, OPT and MAX the same rank")
     low, usual, high = sizes if len(sizes) == 3 else sizes * 3
     return ShapeRange(name, low, usual, high)
+
+
+def constant(text: str) -> tuple[str, str]:
+    """Parse `input=VALUE`.
+
+    Raises:
+        ConversionError: the text has another form.
+    """
+    name, equals, value = text.rpartition("=")
+    if not equals or not name:
+        raise ConversionError(f"constant {text!r} can't be read", "write --constant is_training=false")
+    return name, value
 
 
 def split_options(config: Config, backend: str) -> SplitOptions:

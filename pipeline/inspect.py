@@ -13,12 +13,11 @@ from pathlib import Path
 from pipeline.config import Config, split_options
 from pipeline.reasons import Group, groups
 from pipeline.report import Report
-from pipeline.run import Progress, Quiet, resolve
+from pipeline.run import Progress, Quiet, freeze_model
 from stages import backends, storage
 from stages.artifacts import LeftOp, Tensor
 from stages.errors import ArtifactError
 from stages.export import export
-from stages.freeze import freeze
 from stages.split import split
 
 
@@ -58,8 +57,8 @@ def inspect_model(model: object, config: Config | None = None, *, progress: Prog
 
     Args:
         model: as for `pipeline.convert`.
-        config: of it count how to open the model (`signature`, `tags`, `inputs`, `outputs`), `backend`, `keep_in_tf`,
-            `min_region` and `time_limit_seconds`.
+        config: of it count how to open the model (`signature`, `tags`, `inputs`, `outputs`, `constants`,
+            `op_libraries`), `backend`, `keep_in_tf`, `min_region` and `time_limit_seconds`.
 
     Raises:
         ConversionError: one of its subclasses, by stage.
@@ -67,18 +66,10 @@ def inspect_model(model: object, config: Config | None = None, *, progress: Prog
     config, progress = config or Config(), progress or Quiet()
     start = time.perf_counter()
     backend = backends.choose(config.backend)[0]
-    source, inputs, outputs = resolve(model)
     with tempfile.TemporaryDirectory(prefix="graftrt-inspect-") as folder:
         work = Path(folder)
         with progress.stage("freeze"):
-            frozen = freeze(
-                source,
-                work / "freeze",
-                signature=config.signature,
-                tags=config.tags,
-                inputs=config.inputs or inputs,
-                outputs=config.outputs or outputs,
-            )
+            frozen, config = freeze_model(model, work / "freeze", config)
         with progress.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with progress.stage("parse"):

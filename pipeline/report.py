@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pipeline.reasons import lines as reason_lines
 from stages import recordjson
-from stages.artifacts import EngineSet, Fingerprint, LeftOp, Reason, Tensor, layer_of
+from stages.artifacts import EngineSet, Fingerprint, FrozenGraph, LeftOp, Reason, Tensor, layer_of
+from stages.bodies import find
 from stages.errors import ArtifactError
+from stages.graph import Graph
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +33,8 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class RegionReport:
-    """One region. `ops` are the names of its TensorFlow ops; the errors are of its fp32 ONNX model against TensorFlow."""
+    """One region. `ops` are the names of its TensorFlow ops in the whole model; the errors are of its fp32 ONNX model
+    against TensorFlow."""
 
     name: str
     ops: tuple[str, ...]
@@ -80,7 +83,8 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A conversion. `ops_total` counts the frozen graph's ops that compute (not constants and what folds into them)."""
+    """A conversion. `ops_total` counts the ops that compute (not constants and what folds into them), also in the bodies
+    of the branches and loops that TensorFlow runs."""
 
     model: str
     backend: str
@@ -146,15 +150,16 @@ def make_report(
     partition = engines.partition
     failed = {region.region: region.reason for region in engines.failed}
     built = [region for region in partition.regions if region.name not in failed]
-    types = {node.name: node.op for node in partition.frozen.graph_def().node} if failed else {}
+    nodes = {scope: _nodes(partition.frozen, scope) for scope in {region.scope for region in partition.regions}}
+    ops = {region.name: [nodes[region.scope][op] for op in region.ops] for region in partition.regions}
     left = list(partition.left)
     for region in partition.regions:
         if region.name in failed:
-            left += [LeftOp(n, types[n], layer_of(n), Reason.BUILD_FAILED, failed[region.name]) for n in region.ops]
+            left += [LeftOp(n, op, layer_of(n), Reason.BUILD_FAILED, failed[region.name]) for n, op in ops[region.name]]
     regions = tuple(
         RegionReport(
             region.name,
-            region.ops,
+            tuple(name for name, _ in ops[region.name]),
             region.inputs,
             region.outputs,
             tuple(
@@ -187,6 +192,14 @@ def make_report(
         stages=tuple(StageTime(name, value) for name, value in seconds.items()),
         signature=partition.frozen.source.signature,
     )
+
+
+def _nodes(frozen: FrozenGraph, scope: str) -> dict[str, tuple[str, str]]:
+    """The nodes of the frozen graph, or of a branch or loop body: their names in the whole model, and their types."""
+    if not scope:
+        return {node.name: (node.name, node.op) for node in frozen.graph_def().node}
+    graph = find(Graph(frozen), scope)
+    return {name: (graph.full_name(name), node.op) for name, node in graph.node_defs.items()}
 
 
 def _count(number: int, noun: str) -> str:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from pipeline import pretrained
 from pipeline.config import Config, engine_options, split_options
+from pipeline.pretrained import resolve
 from pipeline.report import Report, Verification, make_report
 from pipeline.verify import explain, verify
-from stages import backends, storage
+from stages import backends, op_libraries, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
 from stages.backends.hardware import gpu_count
 from stages.build import build
@@ -30,8 +30,6 @@ from stages.split import split
 from stages.stitch import stitch
 
 log = logging.getLogger(__name__)
-
-PRETRAINED = "pretrained:"
 
 
 class Progress(Protocol):
@@ -64,18 +62,10 @@ def convert(
     progress = progress or Quiet()
     clock = _Clock(progress)
     names = backends.choose(config.backend)
-    source, inputs, outputs = resolve(model)
     with storage.write_folder(Path(out)) as folder:
         work = folder / "stages"
         with clock.stage("freeze"):
-            frozen = freeze(
-                source,
-                work / "freeze",
-                signature=config.signature,
-                tags=config.tags,
-                inputs=config.inputs or inputs,
-                outputs=config.outputs or outputs,
-            )
+            frozen, config = freeze_model(model, work / "freeze", config)
         given = read_samples(frozen, config.samples)
         config = replace(config, samples=given)  # an iterator gives them once
         ranges = size_ranges(frozen, config.shapes, given, config.max_profiles)
@@ -99,6 +89,35 @@ def convert(
     return report
 
 
+def freeze_model(model: object, out: Path, config: Config) -> tuple[FrozenGraph, Config]:
+    """Freeze what a MODEL argument means; `pretrained:NAME` is fetched.
+
+    Args:
+        model: as for `convert`.
+        out: folder to make.
+
+    Returns:
+        The frozen graph, and the configuration with the sizes that the model is known to need.
+
+    Raises:
+        ModelError: no such model, or it can't be fetched or read.
+        FreezeError: its graph can't be frozen.
+        ArtifactError: `out` exists or can't be written.
+    """
+    op_libraries.load(config.op_libraries)
+    resolved = resolve(model)
+    frozen = freeze(
+        resolved.source,
+        out,
+        signature=config.signature,
+        tags=config.tags,
+        inputs=config.inputs or resolved.inputs,
+        outputs=config.outputs or resolved.outputs,
+        constants={**resolved.constants, **config.constants},
+    )
+    return frozen, replace(config, shapes=config.shapes or resolved.shapes)
+
+
 class _Clock:
     """Seconds by stage."""
 
@@ -113,19 +132,6 @@ class _Clock:
             yield
         self.seconds[name] = time.perf_counter() - start
         log.info("%s: %.1f s", name, self.seconds[name])
-
-
-def resolve(model: object) -> tuple[object, tuple[str, ...] | None, tuple[str, ...] | None]:
-    """What to open for a MODEL argument, and the inputs and outputs that it is known to need; fetches `pretrained:NAME`.
-
-    Raises:
-        ModelError: no such pretrained model, or it can't be fetched.
-    """
-    text = str(model) if isinstance(model, (str, Path)) else ""
-    if not text.startswith(PRETRAINED):
-        return model, None, None
-    fetched = pretrained.fetch(text.removeprefix(PRETRAINED))
-    return fetched.path, fetched.entry.inputs or None, fetched.entry.outputs or None
 
 
 def _name(model: object) -> str:

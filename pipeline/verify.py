@@ -17,8 +17,9 @@ from stages.graph import Graph
 from stages.reference import Reference, error_line, ieee_float32
 from stages.samples import Samples, verification_samples
 from stages.samples import read as read_samples
+from stages.saved_models import load_saved_model
+from stages.signature_defs import argument_names
 from stages.sizes import size_ranges
-from stages.sources import load_saved_model
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -141,8 +142,9 @@ def run_signature(
     try:
         dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
         for call in calls:
+            arrays = {argument: call[name] for name, argument in argument_names(call).items()}
             with ieee_float32():
-                outputs = function(**{name: tf.constant(array, dtypes[name]) for name, array in call.items()})
+                outputs = function(**{name: tf.constant(array, dtypes[name]) for name, array in arrays.items()})
             yield {name: np.asarray(value.numpy()) for name, value in outputs.items()}
     except tf.errors.OpError as error:
         raise VerifyError(f"{saved_model}: can't be run: {error_line(error)}", "convert the model again") from error

@@ -132,11 +132,12 @@ class Region:
     Attributes:
         name: `region_<i>`.
         ops: names of the TensorFlow nodes, in topological order.
-        inputs, outputs: the boundary, as tensors of the frozen graph.
+        inputs, outputs: the boundary, as tensors of the graph that the ops lie in.
         model: path of the ONNX file (external data beside it).
         digest: SHA-256 of the ONNX model, weights included.
         profiles: shape ranges in terms of the ONNX inputs' names; empty until split has determined them.
         max_abs_error, max_rel_error: against TensorFlow, from split's verification; None before.
+        scope: the branch or loop body whose nodes the ops are, as `while/body`; empty for the frozen graph itself.
     """
 
     name: str
@@ -148,11 +149,13 @@ class Region:
     profiles: tuple[Profile, ...] = ()
     max_abs_error: float | None = None
     max_rel_error: float | None = None
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOp:
-    """An op that stays in TensorFlow, and why. `layer` is the enclosing Keras layer or name scope."""
+    """An op that stays in TensorFlow, and why. `layer` is the enclosing Keras layer or name scope; the name of an op in
+    the body of a branch or loop begins with the body's (`while/body/…`)."""
 
     node: str
     op: str

@@ -36,15 +36,18 @@ class Translated:
 
 
 class Candidates:
-    """The ops still eligible for regions, and the regions that they form.
+    """The ops of one graph still eligible for regions, and the regions that they form.
 
     Args:
         folder: where ONNX models are written, one folder per region tried.
         keep_in_tf: op types, node names or patterns that stay in TensorFlow.
         min_region: smallest number of computing ops (data movement not counted) that make a region.
+        first: number of the first region tried, where other graphs have regions already.
     """
 
-    def __init__(self, graph: Graph, folder: Path, *, keep_in_tf: Sequence[str], min_region: int) -> None:
+    def __init__(
+        self, graph: Graph, folder: Path, *, keep_in_tf: Sequence[str], min_region: int, first: int = 0
+    ) -> None:
         self.graph = graph
         self.folder = folder
         self.min_region = min_region
@@ -57,7 +60,8 @@ class Candidates:
         ]
         self._computing = set(graph.computing())
         self._translated: dict[tuple[int, ...], Translated] = {}
-        self._tried = 0
+        self.tried = first
+        """The number of the next region."""
 
     def evict(self, refused: dict[int, Refusal]) -> None:
         """Return ops to TensorFlow; the first reason for an op is kept."""
@@ -65,7 +69,7 @@ class Candidates:
             self.refused.setdefault(i, refusal)
 
     def remember(self, region: Region) -> None:
-        """Take over a region that an earlier stage exported."""
+        """Take over a region of this graph that an earlier stage exported."""
         ops = tuple(self.graph.number[name] for name in region.ops)
         self._translated[ops] = Translated(region, {})
 
@@ -120,7 +124,8 @@ class Candidates:
         for i in sorted(self._computing - inside):
             node = self.graph.nodes[i]
             reason, detail = self.refused.get(i) or self._why_small(i, inside)
-            result.append(LeftOp(node.name, node.op, layer_of(node.name), reason, detail))
+            name = self.graph.full_name(node.name)
+            result.append(LeftOp(name, node.op, layer_of(name), reason, detail))
         return tuple(result)
 
     def _clusters(self) -> list[tuple[int, ...]]:
@@ -168,8 +173,8 @@ class Candidates:
                 why = message or f"tf2onnx has no translation of {op_type}"
                 refused.update(dict.fromkeys(self.members([name], boundary.ops), (Reason.UNTRANSLATED, why)))
             return Translated(None, refused, "" if refused else str(result.unsupported[0]))
-        name = f"region_{self._tried}"
-        self._tried += 1
+        name = f"region_{self.tried}"
+        self.tried += 1
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -183,6 +188,7 @@ class Candidates:
             tensors(self.graph, boundary.outputs),
             model,
             translate.digest(model),
+            scope=self.graph.scope,
         )
         return Translated(region, {})
 

@@ -28,6 +28,8 @@ _CALLERS = {
 """Ops that hand their inputs on to functions: the attributes that name these, the one with the inputs' types, and
 the position of the first input handed on."""
 _WHILE = {"While", "StatelessWhile"}
+_PASSES = {"Identity": 1, "Switch": 2, "Enter": 1}
+"""Ops that hand their first input on, and to how many outputs: TensorFlow 1 branches and loops are made of these."""
 
 
 class _Scope:
@@ -89,8 +91,8 @@ class Variables:
         for node, position in scope.uses(tensor):
             if node.op in _READS and position == 0:
                 continue
-            if node.op == "Identity":
-                ok = self._only_read(scope, (node.name, 0), result)
+            if node.op in _PASSES:
+                ok = all(self._only_read(scope, (node.name, index), result) for index in range(_PASSES[node.op]))
             else:
                 ok = node.op in _CALLERS and self._callees_only_read(node, position)
                 if ok and node.op in _WHILE:
@@ -119,10 +121,11 @@ class Variables:
         for node, position in scope.uses(tensor):
             if node.op in _READS:
                 _rewrite_read(scope, node, dtype)
-            elif node.op == "Identity":
+            elif node.op in _PASSES:
                 node.attr["T"].type = dtype
                 node.attr.pop("_output_shapes", None)
-                self._rewrite(scope, (node.name, 0), dtype, shape)
+                for index in range(_PASSES[node.op]):
+                    self._rewrite(scope, (node.name, index), dtype, shape)
             else:
                 self._rewrite_caller(node, position, dtype, shape)
                 if node.op in _WHILE:

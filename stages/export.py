@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from stages import storage
-from stages.artifacts import FrozenGraph, OnnxExport
+from stages.artifacts import FrozenGraph, LeftOp, OnnxExport, Region
 from stages.candidates import DEFAULT_MIN_REGION, Candidates
 from stages.graph import Graph
+from stages.scopes import Scope
 
 
 def export(
     frozen: FrozenGraph, out: Path, *, keep_in_tf: Sequence[str] = (), min_region: int = DEFAULT_MIN_REGION
 ) -> OnnxExport:
     """Export what tf2onnx can translate, in the largest convex regions; a fully translatable graph is one ONNX model.
+
+    The bodies of branches and loops that can't be translated whole are exported likewise, each as a graph of its own.
 
     Args:
         frozen: the graph; a node's dtype, rank and statefulness decide whether it may be a candidate.
@@ -27,9 +31,20 @@ def export(
         SplitError: the graph has a cycle.
         ExportError: the installed tf2onnx is not one that GraftRT knows.
     """
-    graph = Graph(frozen)
     with storage.write_folder(out) as folder:
-        candidates = Candidates(graph, folder / "regions", keep_in_tf=keep_in_tf, min_region=min_region)
-        regions = tuple(candidates.settle())
-        storage.save(OnnxExport(folder, frozen, regions, candidates.left(regions)), folder)
+        regions: list[Region] = []
+        left: list[LeftOp] = []
+        tried = 0
+        scopes = deque([Scope(Graph(frozen))])
+        while scopes:
+            scope = scopes.popleft()
+            candidates = Candidates(
+                scope.graph, folder / "regions", keep_in_tf=keep_in_tf, min_region=min_region, first=tried
+            )
+            found = candidates.settle()
+            tried = candidates.tried
+            regions += found
+            left += candidates.left(found)
+            scopes.extend(scope.inner(found))
+        storage.save(OnnxExport(folder, frozen, tuple(regions), tuple(left)), folder)
     return storage.load(OnnxExport, out)

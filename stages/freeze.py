@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages import sources, storage
+from stages import saved_models, sources, storage
 from stages.artifacts import Capture, FrozenGraph, Tensor
+from stages.conditions import take_known_branches
 from stages.constants import Variables
 from stages.errors import FreezeError, ModelError
-from stages.inline import inline_calls
-from stages.library import name_by_content, reachable_functions
-from stages.model import Model, first_line, unreadable
+from stages.inline import Inlined, inline_calls
+from stages.interface import make_constant
+from stages.library import name_by_content
+from stages.model import Model, Scalar, first_line, unreadable
+from stages.pruning import prune, prune_library
+from stages.switches import fold_switches
 from stages.weights import WeightWriter
 
 if TYPE_CHECKING:
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 
 _SAVED = "source"
 """Folder, in the artifact, of the SavedModel written for a live model that holds tables or written variables."""
-_TABLES = {"HashTable", "HashTableV2", "MutableHashTable", "MutableHashTableV2"}
 
 
 def freeze(
@@ -36,6 +39,7 @@ def freeze(
     tags: Iterable[str] | None = None,
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
+    constants: Mapping[str, Scalar] | None = None,
 ) -> FrozenGraph:
     """Freeze one signature of a model for inference.
 
@@ -44,7 +48,7 @@ def freeze(
     the same model writes, stay captured: Placeholders of dtype resource.
 
     Args:
-        model, signature, tags, inputs, outputs: as for `sources.open_model`.
+        model, signature, tags, inputs, outputs, constants: as for `sources.open_model`.
         out: folder to make; it holds `graph.pb`, `weights/`, `artifact.json`, and `source/` (a SavedModel) where a live
             Keras model or module has resources that stay captured.
 
@@ -53,11 +57,13 @@ def freeze(
         FreezeError: its graph can't be frozen.
         ArtifactError: `out` exists or can't be written.
     """
-    opened = sources.open_model(model, signature=signature, tags=tags, inputs=inputs, outputs=outputs)
+    opened = sources.open_model(
+        model, signature=signature, tags=tags, inputs=inputs, outputs=outputs, constants=constants
+    )
     with storage.write_folder(out) as folder:
         draft = _draft(opened)
-        if draft.captures and opened.source.kind != "saved_model":
-            opened = sources.save_as_saved_model(opened, folder / _SAVED)
+        if (draft.captures or len(opened.signatures) > 1) and opened.source.kind != "saved_model":
+            opened = saved_models.save_as_saved_model(opened, folder / _SAVED)
             draft = _draft(opened)
             opened = replace(opened, source=replace(opened.source, path=_SAVED))
         frozen = _write(opened, draft, folder)
@@ -83,7 +89,7 @@ def _draft(model: Model) -> _Draft:
     try:
         if model.function is None:
             with _functions_of(model.graph_def):
-                inlined = inline_calls(model.graph_def, model.outputs, ())
+                inlined = _folded(model, inline_calls(model.graph_def, model.outputs, ()))
             return _Draft(inlined.graph_def, inlined.outputs, (), {}, ())
         graph = model.function.graph
         with graph.as_default():  # functions that are called by name are found through the default graph
@@ -91,6 +97,7 @@ def _draft(model: Model) -> _Draft:
             inlined = inline_calls(graph.as_graph_def(add_shapes=True), model.outputs, must_run)
     except (KeyError, ValueError, tf.errors.OpError) as error:
         raise _failure(model, error) from error
+    inlined = _folded(model, inlined)
     variables = Variables(inlined.graph_def)
     elsewhere = _written(model.others)
     values: dict[str, tf.Tensor] = {}
@@ -117,6 +124,19 @@ def _functions_of(graph_def: tf.compat.v1.GraphDef) -> Iterator[None]:
     with tf.Graph().as_default():
         tf.graph_util.import_graph_def(tf.compat.v1.GraphDef(library=graph_def.library), name="")
         yield
+
+
+def _folded(model: Model, inlined: Inlined) -> Inlined:
+    """The graph with its fixed inputs as constants, without the branches that these rule out."""
+    for fixed in model.fixed:
+        make_constant(inlined.graph_def, fixed)
+    while take_known_branches(inlined.graph_def):
+        inlined = inline_calls(inlined.graph_def, inlined.outputs, inlined.side_effects)
+    graph_def = inlined.graph_def
+    outputs = fold_switches(graph_def, inlined.outputs)
+    present = {node.name for node in graph_def.node}
+    effects = tuple(name for name in inlined.side_effects if name in present)
+    return Inlined(prune(graph_def, (*outputs, *model.inputs, *effects)), outputs, effects)
 
 
 def _content(tensor: tf.Tensor) -> tuple[int, tuple[int, ...]] | None:
@@ -152,15 +172,12 @@ def _written(functions: Iterable[tf.types.experimental.ConcreteFunction]) -> set
 
 def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
     """Write `graph.pb` and the large weights, and describe them."""
-    graph_def = _prune(draft, model.inputs)
+    graph_def = draft.graph_def
+    prune_library(graph_def)
+    name_by_content(graph_def)
     values = _rename_values(graph_def, draft.values)
     writer = WeightWriter(folder)
     for node in graph_def.node:
-        if node.op in _TABLES:
-            raise FreezeError(
-                f"{_subject(model)}: the table {node.name} is filled by a TensorFlow 1 initialiser outside the graph",
-                "save the model again from TensorFlow 2, with tf.lookup tables",
-            )
         if node.name in values:
             value = _read(model, values[node.name])
             writer.put(node, np.asarray(value), value.dtype)
@@ -183,26 +200,6 @@ def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
         tuple(capture for capture in draft.captures if capture.node in names),
         draft.side_effects,
     )
-
-
-def _prune(draft: _Draft, inputs: Iterable[str]) -> tf.compat.v1.GraphDef:
-    """The graph with only what outputs and side effects need; inputs stay, needed or not."""
-    import tensorflow as tf
-
-    by_name = {node.name: node for node in draft.graph_def.node}
-    pending = [tensor.partition(":")[0] for tensor in (*draft.outputs, *inputs)] + list(draft.side_effects)
-    needed: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name not in needed:
-            needed.add(name)
-            pending.extend(reference.lstrip("^").partition(":")[0] for reference in by_name[name].input)
-    nodes = [node for node in draft.graph_def.node if node.name in needed]
-    pruned = tf.compat.v1.GraphDef(versions=draft.graph_def.versions, node=nodes)
-    library = {function.signature.name: function for function in draft.graph_def.library.function}
-    pruned.library.function.extend(reachable_functions(nodes, library))
-    name_by_content(pruned)
-    return pruned
 
 
 def _rename_values(graph_def: tf.compat.v1.GraphDef, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

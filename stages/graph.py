@@ -49,18 +49,33 @@ class Node:
 
 
 class Graph:
-    """The nodes of a frozen graph, numbered in topological order.
+    """The nodes of a frozen graph, or of the body of one of its branches or loops, numbered in topological order.
 
     A node is *free* if it is a constant or a pure function of constants: it is cloned where it is used, and is never
     on a boundary. A node is *needed* if an output or a side effect depends on it.
+
+    Args:
+        frozen: the graph; for a body (`bodies.py`) with the body's interface.
+        graph_def: a body's nodes, else None.
+        scope: the body's path, as `while/body`; empty for the frozen graph itself.
+        caller: name of the node that runs the body.
     """
 
-    def __init__(self, frozen: FrozenGraph) -> None:
+    def __init__(
+        self,
+        frozen: FrozenGraph,
+        graph_def: tf.compat.v1.GraphDef | None = None,
+        *,
+        scope: str = "",
+        caller: str = "",
+    ) -> None:
         self.frozen = frozen
-        self.graph_def = frozen.graph_def()
+        self.scope = scope
+        self.graph_def = frozen.graph_def() if graph_def is None else graph_def
         self.library = {function.signature.name: function for function in self.graph_def.library.function}
         self.weights = {weight.node: weight for weight in frozen.weights}
         self.node_defs = {node.name: node for node in self.graph_def.node}
+        self._prefix = _prefix(caller, self.node_defs)
         self.nodes = self._index()
         self.number = {node.name: i for i, node in enumerate(self.nodes)}
         self.consumers: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
@@ -77,6 +92,13 @@ class Graph:
         """The nodes that a report counts: needed ones that compute something from the inputs."""
         idle = ("NoOp", "Placeholder", "PlaceholderWithDefault")
         return [i for i, node in enumerate(self.nodes) if node.needed and not node.free and node.op not in idle]
+
+    def full_name(self, node: str) -> str:
+        """A node's name in the whole model: `while/body/conv` for `while/conv` in the body of `while`."""
+        short = node.removeprefix(self._prefix)
+        if short in self.node_defs:
+            short = node
+        return f"{self.scope}/{short}" if self.scope else node
 
     def tensor(self, source: int, output: int) -> Tensor:
         return self.nodes[source].outputs[output]
@@ -159,6 +181,14 @@ class Graph:
                 if self._stateful(inner, _declared_stateful(inner.op), above | {called}):
                     return True
         return False
+
+
+def _prefix(caller: str, names: Iterable[str]) -> str:
+    """How TensorFlow begins the names of a body's nodes: with the caller's name, or with what the caller was called before
+    it was inlined."""
+    parts = caller.split("/")
+    prefixes = ["/".join(parts[start:]) + "/" for start in range(len(parts))]
+    return next((prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)), "")
 
 
 def is_placeholder(op: str) -> bool:

@@ -1,44 +1,45 @@
-"""Open a frozen GraphDef (`.pb`) and find out what goes in and what comes out."""
+"""Open a frozen GraphDef (`.pb`, or TensorFlow.js's `.json`) and find out what goes in and what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages import tfjs
 from stages.artifacts import Source
 from stages.errors import ModelError
-from stages.model import Model, close_matches, first_line
+from stages.model import Model, first_line
+from stages.tensor_names import guess_output, known, label, needed
+from stages.unfuse import unfuse
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_NO_RESULT = {
-    "Const",
-    "NoOp",
-    "Assert",
-    "Print",
-    "PrintV2",
-    "Placeholder",
-    "PlaceholderWithDefault",
-    "SaveV2",
-    "RestoreV2",
-}
 _VARIABLES = {"VarHandleOp", "VariableV2", "Variable", "HashTableV2", "HashTable", "MutableHashTableV2", "IteratorV2"}
 
 
-def open_graph_file(path: Path, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> Model:
+def open_graph_file(
+    path: Path, inputs: Sequence[str] | None, outputs: Sequence[str] | None, also_fed: Sequence[str] = ()
+) -> Model:
     """Open a frozen graph; any tensor may be named as an input if its op has no other results.
 
     Args:
         inputs: tensors as `op:0` or `op`; by default every Placeholder that the outputs depend on, in the file's order.
             A PlaceholderWithDefault is no input unless it is named, and keeps its default.
-        outputs: likewise; by default the result of the only op whose result nobody reads.
+        outputs: likewise; by default what a `.json` names, else the result of the only op whose result nobody reads.
+        also_fed: more inputs, besides those that are given or found.
 
     Raises:
         ModelError: the file is damaged or empty, a name is unknown, or inputs or outputs can't be guessed.
     """
-    graph_def = _read(path)
+    if path.suffix == tfjs.SUFFIX:
+        graph_model = tfjs.read(path)
+        graph_def = graph_model.graph_def
+        inputs, outputs = inputs or graph_model.inputs, outputs or graph_model.outputs
+    else:
+        graph_def = _read(path)
+    unfuse(graph_def)
     nodes = {node.name: node for node in graph_def.node}
     for node in graph_def.node:
         for reference in node.input:
@@ -46,22 +47,23 @@ def open_graph_file(path: Path, inputs: Sequence[str] | None, outputs: Sequence[
                 raise ModelError(
                     f"{path}: is cut off: {node.name} reads {reference}, which is missing", "freeze it again"
                 )
-    fetched = _known(path, outputs, nodes, "--outputs") if outputs else [_guess_output(path, graph_def)]
+    fetched = known(path, outputs, nodes, "--outputs") if outputs else [guess_output(path, graph_def)]
     if inputs:
-        fed = _known(path, inputs, nodes, "--inputs")
+        fed = known(path, inputs, nodes, "--inputs")
     else:
-        needed = _needed(nodes, fetched, ())
-        fed = [f"{node.name}:0" for node in graph_def.node if node.op == "Placeholder" and node.name in needed]
+        used = needed(nodes, fetched, ())
+        fed = [f"{node.name}:0" for node in graph_def.node if node.op == "Placeholder" and node.name in used]
+    fed += [tensor for tensor in known(path, also_fed, nodes, "--constant") if tensor not in fed]
     unfed = [
         name
-        for name in _needed(nodes, fetched, [tensor.partition(":")[0] for tensor in fed])
+        for name in needed(nodes, fetched, [tensor.partition(":")[0] for tensor in fed])
         if nodes[name].op == "Placeholder" and f"{name}:0" not in fed
     ]
     if unfed:
         raise ModelError(
             f"{path}: the outputs depend on {', '.join(sorted(unfed))} too", f"--inputs {' '.join([*fed, *unfed])}"
         )
-    _refuse_state(path, nodes, _needed(nodes, fetched, [tensor.partition(":")[0] for tensor in fed]))
+    _refuse_state(path, nodes, needed(nodes, fetched, [tensor.partition(":")[0] for tensor in fed]))
     for tensor in fed:
         _make_placeholder(path, graph_def, nodes, tensor)
     return Model(
@@ -70,8 +72,8 @@ def open_graph_file(path: Path, inputs: Sequence[str] | None, outputs: Sequence[
         graph_def,
         tuple(fed),
         tuple(fetched),
-        tuple(_label(tensor) for tensor in fed),
-        tuple(_label(tensor) for tensor in fetched),
+        tuple(label(tensor) for tensor in fed),
+        tuple(label(tensor) for tensor in fetched),
     )
 
 
@@ -95,46 +97,8 @@ def _read(path: Path) -> tf.compat.v1.GraphDef:
     return graph_def
 
 
-def _known(path: Path, names: Iterable[str], nodes: dict[str, tf.compat.v1.NodeDef], option: str) -> list[str]:
-    """Tensor names in the form `op:0`, each of an op that is there."""
-    tensors = []
-    for name in names:
-        op, _, index = name.partition(":")
-        if op not in nodes or (index and not index.isdigit()):
-            raise ModelError(f"{path}: has no tensor {name}", f"{option} with {close_matches(op, nodes)}")
-        tensors.append(f"{op}:{index or 0}")
-    return tensors
-
-
-def _guess_output(path: Path, graph_def: tf.compat.v1.GraphDef) -> str:
-    read = {reference.lstrip("^").partition(":")[0] for node in graph_def.node for reference in node.input}
-    sinks = [node.name for node in graph_def.node if node.name not in read and node.op not in _NO_RESULT]
-    if len(sinks) != 1:
-        raise ModelError(
-            f"{path}: has {len(sinks)} ops whose result nobody reads, so its output can't be guessed"
-            + (f": {', '.join(sinks[:20])}" if sinks else ""),
-            f"--outputs {sinks[-1] if sinks else 'NAME'}:0",
-        )
-    return f"{sinks[0]}:0"
-
-
-def _needed(nodes: dict[str, tf.compat.v1.NodeDef], fetched: Iterable[str], cut: Iterable[str]) -> set[str]:
-    """The ops that the fetched tensors depend on, not looking behind `cut`."""
-    stop = set(cut)
-    found: set[str] = set()
-    pending = [tensor.partition(":")[0] for tensor in fetched]
-    while pending:
-        name = pending.pop()
-        if name in found or name not in nodes:
-            continue
-        found.add(name)
-        if name not in stop:
-            pending.extend(reference.lstrip("^").partition(":")[0] for reference in nodes[name].input)
-    return found
-
-
-def _refuse_state(path: Path, nodes: dict[str, tf.compat.v1.NodeDef], needed: set[str]) -> None:
-    state = sorted(name for name in needed if nodes[name].op in _VARIABLES)
+def _refuse_state(path: Path, nodes: dict[str, tf.compat.v1.NodeDef], used: set[str]) -> None:
+    state = sorted(name for name in used if nodes[name].op in _VARIABLES)
     if state:
         raise ModelError(
             f"{path}: is not frozen: {state[0]} ({nodes[state[0]].op}) has its value outside the file",
@@ -165,8 +129,3 @@ def _make_placeholder(
     node.attr.clear()
     node.attr["dtype"].type = results[0].dtype.as_datatype_enum
     node.attr["shape"].shape.CopyFrom(results[0].shape.as_proto())
-
-
-def _label(tensor: str) -> str:
-    """The name of an input or output of a .pb: the op's, with the index where it is not the first result."""
-    return tensor.removesuffix(":0")

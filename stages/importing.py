@@ -1,8 +1,8 @@
-"""Bring a GraphDef into the function that is being traced."""
+"""Bring a GraphDef into a function."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,3 +36,53 @@ def import_graph(
         graph_def, input_map=input_map, return_elements=list(outputs), name=""
     )
     return results
+
+
+def trace(
+    body: Callable[..., object],
+    specs: Mapping[str, tf.TensorSpec],
+    graph_def: tf.compat.v1.GraphDef,
+    side_effects: Sequence[str] = (),
+) -> tf.types.experimental.ConcreteFunction:
+    """Trace a function that imports a graph.
+
+    Args:
+        body: takes the arguments by name; it runs once.
+        specs: the arguments.
+        graph_def: what `body` imports.
+        side_effects: nodes of the graph that run although no result may depend on them.
+    """
+    import tensorflow as tf
+
+    if not any(node.op == "Switch" for node in graph_def.node):
+        return tf.function(body, autograph=False).get_concrete_function(**specs)
+    names = sorted(specs)
+
+    def run(*tensors: tf.Tensor) -> object:
+        results = body(**dict(zip(names, tensors, strict=True)))
+        graph = tf.compat.v1.get_default_graph()
+        graph.control_outputs.extend(graph.get_operation_by_name(name) for name in side_effects)
+        return results
+
+    return trace_as_it_is(run, [specs[name] for name in names], names)
+
+
+def trace_as_it_is(
+    body: Callable[..., object], specs: Sequence[tf.TensorSpec], names: Sequence[str]
+) -> tf.types.experimental.ConcreteFunction:
+    """Trace a function whose graph says itself what waits for what.
+
+    Else TensorFlow adds an order to all that has effects, and fails on branches of TensorFlow 1 (Switch and Merge) that
+    it did not build itself.
+
+    Args:
+        body: takes one tensor for each of `specs`; it runs once.
+        names: the names of the arguments, for callers with keywords.
+    """
+    import tensorflow as tf
+
+    function = tf.compat.v1.wrap_function(body, signature=list(specs))
+    # As TensorFlow's own loader of TensorFlow 1 models does.
+    function._arg_keywords = list(names)
+    function._num_positional_args = 1 if len(names) == 1 else 0
+    return function

@@ -141,7 +141,10 @@ def _place(node: tf.compat.v1.NodeDef, state: _State) -> None:
         if index < len(shapes):
             state.shapes[place] = _shape(shapes[index])
     returns = list(function.control_ret.values())
-    if not returns and not function.signature.control_output:
+    if not returns and any(inner.op == "Switch" for inner in body.node):
+        # What lies in a branch of TensorFlow 1 may be dead, and what waits for it would be too: wait for the results.
+        returns = [flat[result].partition(":")[0] for result in function.ret.values()]
+    elif not returns and not function.signature.control_output:
         # Functions from before control outputs run all of their stateful ops.
         returns = [inner.name for inner in body.node if has_effect(inner, state.library)]
     state.controls[node.name] = tuple(prefix + inner for inner in returns)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from stages.enginecache import EngineCache, compile_region
 from stages.errors import VerifyError
 from stages.execute import run_model
 from stages.profiles import ProfileMaker, onnx_inputs
-from stages.reference import Reference
 from stages.regions import cut
+from stages.scopes import Call, Scope
 from stages.screen import Refusal
 from stages.surgery import first_failing_node
 
@@ -50,7 +50,7 @@ class Judge:
     """Decides on regions, one after the other; remembers TensorFlow's values between calls.
 
     Args:
-        samples: inputs by tensor name; every region is compared with TensorFlow on each of them.
+        samples: inputs of the graph by tensor name; every region is compared with TensorFlow on each of them.
         tolerance: largest relative error of a region.
         parse_only: ask the parser and nobody else.
     """
@@ -58,11 +58,11 @@ class Judge:
     def __init__(
         self,
         candidates: Candidates,
-        reference: Reference,
+        scope: Scope,
         maker: ProfileMaker,
         worker: Worker,
         *,
-        samples: Sequence[Mapping[str, Array]],
+        samples: Sequence[Call],
         tolerance: float,
         options: BuildOptions,
         cache: EngineCache | None,
@@ -70,7 +70,7 @@ class Judge:
     ) -> None:
         self._candidates = candidates
         self._graph = candidates.graph
-        self._reference = reference
+        self._scope = scope
         self._maker = maker
         self._worker = worker
         self._samples = samples
@@ -95,7 +95,7 @@ class Judge:
             for sample, values in zip(self._samples, self._values, strict=True):
                 missing = [name for name in names if name not in values]
                 if missing:
-                    values.update(self._reference.run(missing, sample))
+                    values.update(self._scope.reference.run(missing, sample))
 
     def judge(self, region: Region) -> Verdict:
         """Check, build and verify a region.
@@ -109,6 +109,8 @@ class Judge:
         if not refused and not self._parse_only:
             region, refused = self._refused_by_builder(region, ops)
         if not refused and not self._parse_only:
+            refused = self._untried(ops)
+        if not refused and not self._parse_only:
             error = self.error(region)
             if error.why or not error.max_rel <= self._tolerance:
                 detail = error.why or f"relative error {error.max_rel:.1e}, allowed {self._tolerance:.0e}"
@@ -117,6 +119,13 @@ class Judge:
         for i, (reason, detail) in refused.items():
             log.info("%s: %s stays in TensorFlow: %s: %s", region.name, self._graph.nodes[i].name, reason.value, detail)
         return Verdict(region, refused)
+
+    def _untried(self, ops: Sequence[int]) -> dict[int, Refusal]:
+        """Branches and loops that the samples don't run in full, so that comparing them as a whole proves nothing."""
+        found = self._scope.untried(ops, self._samples)
+        return {
+            i: (Reason.CONTROL_FLOW, f"no sample runs {part}, which is split by itself") for i, part in found.items()
+        }
 
     def error(self, region: Region) -> Difference:
         """A region's ONNX model against TensorFlow, on every sample; the worst output counts."""
@@ -127,7 +136,7 @@ class Judge:
             # Where state changes from run to run, only tensors of one run belong together.
             missing = [name for name in wanted if not self._repeatable or name not in values]
             if missing:
-                values.update(self._reference.run(missing, sample))
+                values.update(self._scope.reference.run(missing, sample))
             try:
                 results = run_model(region.model, {name: values[tensor.name] for name, tensor in read})
             except VerifyError as failed:

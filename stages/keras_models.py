@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +92,8 @@ def open_keras_file(path: Path) -> Model:
 
     version = _keras_version(path)
     try:
-        model = keras.saving.load_model(path, compile=False)
+        with _with_input_layer(path) as readable:
+            model = keras.saving.load_model(readable, compile=False)
     except Exception as error:
         if not version.startswith("3"):
             model = _load_with_keras_2(path, version, error)
@@ -98,6 +103,35 @@ def open_keras_file(path: Path) -> Model:
                 "load it in Python with its custom objects, and pass the model",
             ) from error
     return open_keras_model(model, Source("keras", str(path)))
+
+
+@contextlib.contextmanager
+def _with_input_layer(path: Path) -> Iterator[Path]:
+    """The file, or a copy where its Sequential model begins without an input layer, as Keras wrote it until 2.3.
+
+    Keras 3 would read the first layer's `batch_input_shape` as the shape without the batch, so that the model would have
+    an axis too many.
+    """
+    import h5py  # type: ignore[import-untyped]
+
+    with contextlib.ExitStack() as stack:
+        if not zipfile.is_zipfile(path):
+            with h5py.File(path) as file:
+                model = json.loads(file.attrs["model_config"])
+            layers = model["config"].get("layers", []) if isinstance(model["config"], dict) else model["config"]
+            first = layers[0] if model["class_name"] == "Sequential" and layers else {"config": {}}
+            shape = first["config"].get("batch_input_shape")
+            if shape is not None and first["class_name"] != "InputLayer":
+                config = {"batch_input_shape": shape, "name": f"{first['config']['name']}_input"}
+                config["dtype"] = first["config"].get("dtype", "float32")
+                layers.insert(0, {"class_name": "InputLayer", "config": config})
+                del first["config"]["batch_input_shape"]
+                copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / path.name
+                shutil.copyfile(path, copy)
+                with h5py.File(copy, "r+") as file:
+                    file.attrs["model_config"] = json.dumps(model)
+                path = copy
+        yield path
 
 
 def open_keras_model(model: keras.Model, source: Source) -> Model:
@@ -167,7 +201,7 @@ def _keras_version(path: Path) -> str:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return str(json.loads(archive.read("metadata.json")).get("keras_version", "2"))
-        import h5py  # type: ignore[import-untyped]
+        import h5py
 
         with h5py.File(path) as file:
             if "model_config" not in file.attrs:

@@ -5,15 +5,34 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from stages.artifacts import Source
 from stages.errors import ModelError
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+    from stages.compare import Array
+
+DEFAULT_SIGNATURE = "serving_default"
+KINDS = (
+    "a SavedModel folder, a .keras, .h5, .hdf5, frozen .pb or TensorFlow.js .json file, a checkpoint's .meta file, "
+    "or keras:NAME"
+)
+
+Scalar: TypeAlias = "bool | int | float | str"
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A former input, called `name` by the signature: the Placeholder `node` is a constant of this value now."""
+
+    name: str
+    node: str
+    value: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +47,9 @@ class Model:
             and for a .pb file in the order given.
         input_names, output_names: the signature's names for them.
         owner: the object that the variables and tables belong to, None if unknown.
+        signatures: the owner's signatures by name, where it is to be saved with just these.
         others: the owner's other signatures; a variable that they write is no constant.
+        fixed: former inputs that are constants now.
     """
 
     source: Source
@@ -40,6 +61,8 @@ class Model:
     output_names: tuple[str, ...]
     owner: object = None
     others: tuple[tf.types.experimental.ConcreteFunction, ...] = ()
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction] = field(default_factory=dict)
+    fixed: tuple[Fixed, ...] = ()
 
 
 def from_function(
@@ -47,8 +70,19 @@ def from_function(
     source: Source,
     owner: object = None,
     others: Sequence[tf.types.experimental.ConcreteFunction] = (),
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction] | None = None,
 ) -> Model:
-    """A concrete function as a model, its inputs and outputs named and ordered as a SavedModel would."""
+    """A concrete function as a model, its inputs and outputs named and ordered as a SavedModel would.
+
+    Args:
+        others, signatures: see `Model`; given `signatures`, the other ones are `others`.
+
+    Raises:
+        ModelError: it returns nothing, or takes or gives a tensor in parts (ragged, sparse).
+    """
+    _refuse_composites(function)
+    signatures = signatures or {}
+    others = others or [other for other in signatures.values() if other is not function]
     captured = {id(tensor) for tensor in function.graph.internal_captures}
     tensors = [tensor for tensor in function.inputs if id(tensor) not in captured]
     keywords = [str(keyword) for keyword in getattr(function, "_arg_keywords", None) or ()]
@@ -68,7 +102,25 @@ def from_function(
         tuple(name for name, _ in outs),
         owner,
         tuple(others),
+        signatures,
     )
+
+
+def _refuse_composites(function: tf.types.experimental.ConcreteFunction) -> None:
+    import tensorflow as tf
+
+    parts = (tf.RaggedTensor, tf.SparseTensor, tf.RaggedTensorSpec, tf.SparseTensorSpec, tf.IndexedSlicesSpec)
+    for side, structure in (
+        ("takes", function.structured_input_signature),
+        ("gives", function.structured_outputs),
+    ):
+        for item in tf.nest.flatten(structure):
+            if isinstance(item, parts):
+                kind = type(item).__name__.removesuffix("Spec")
+                raise ModelError(
+                    f"{function.graph.name}: {side} a {kind}, which a signature can't have",
+                    "wrap it in a function of dense tensors (values and row lengths, or indices and values)",
+                )
 
 
 def _result_names(function: tf.types.experimental.ConcreteFunction) -> list[str]:
@@ -91,7 +143,7 @@ def unreadable(path: Path, error: Exception, remedy: str) -> ModelError:
         op = text.partition("Op type not registered")[2].partition("'")[2].partition("'")[0]
         return ModelError(
             f"{path}: uses the op {op or 'named below'}, which is not loaded: {text}",
-            "load its library first (tf.load_op_library, or import the package that brings it)",
+            "--op-library with its .so file (in Python: tf.load_op_library, or import the package that brings it)",
         )
     if "MetaGraph" in text and "tags" in text:
         return ModelError(f"{path}: {text}", "--tags with those that it was saved with")

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stages import samples
-from stages.artifacts import Profile, Region, ShapeRange, Tensor
+from stages.artifacts import FrozenGraph, Profile, Region, ShapeRange, Tensor
 from stages.compare import Array
-from stages.graph import Graph
-from stages.reference import Reference
+from stages.scopes import Scope
 from stages.sizes import SizeRange, Sizes
 
 _MARGIN = 4
@@ -29,28 +28,31 @@ class _Run:
 
 
 class ProfileMaker:
-    """Profiles for regions, from the model's size ranges; TensorFlow is run only for regions inside the graph whose
-    inputs have open axes: at each range's smallest, usual and largest sizes, and on every real sample in it.
+    """Profiles for the regions of one graph, from the model's size ranges; TensorFlow is run only for regions inside the
+    graph whose inputs have open axes: at each range's smallest, usual and largest sizes, and on every real sample in it.
 
     Args:
+        model: the whole model, whose inputs have the ranges.
         ranges: the profiles of the whole model.
         given: real samples; the first, resized, stands for the sizes that none of them has.
     """
 
     def __init__(
         self,
-        graph: Graph,
-        reference: Reference,
+        scope: Scope,
+        model: FrozenGraph,
         ranges: Sequence[SizeRange],
         given: Sequence[Mapping[str, Array]] = (),
     ) -> None:
-        self._graph = graph
-        self._reference = reference
+        self._scope = scope
+        self._graph = scope.graph
+        self._model = model
         self.ranges = tuple(ranges)
         self._like = given[0] if given else None
-        inputs = graph.frozen.inputs
-        self._given = [_Run(Sizes(tuple(sample[t.name].shape for t in inputs)), sample, {}) for sample in given]
+        self._given = [_Run(Sizes(tuple(sample[t.name].shape for t in model.inputs)), sample, {}) for sample in given]
         self._drawn: dict[Sizes, _Run] = {}
+        self._changing: set[tuple[str, int]] = set()
+        """Tensors of a loop's body, and their axes, whose size differs from one iteration to another."""
 
     def profiles(self, region: Region) -> tuple[Profile, ...]:
         """One profile of the region for each of the model's, for the inputs that its ONNX model reads.
@@ -79,17 +81,25 @@ class ProfileMaker:
             for run in (*points, *real):
                 missing = [name for name in wanted if name not in run.shapes]
                 if missing:
-                    inputs = run.inputs or samples.draw(self._graph.frozen, run.sizes, 0, self._like)
-                    values = self._reference.run(missing, inputs)
-                    run.shapes.update({name: value.shape for name, value in values.items()})
+                    self._look(run, missing)
+
+    def _look(self, run: _Run, names: Sequence[str]) -> None:
+        """Record the shapes of tensors in one run of the model; in a loop's body the largest that its iterations see."""
+        inputs = run.inputs or samples.draw(self._model, run.sizes, 0, self._like)
+        seen = [self._scope.reference.run(names, call) for call in self._scope.calls(inputs)]
+        for name in names:
+            axes = list(zip(*(values[name].shape for values in seen), strict=True))
+            self._changing |= {(name, axis) for axis, sizes in enumerate(axes) if len(set(sizes)) > 1}
+            run.shapes[name] = tuple(max(sizes) for sizes in axes)
 
     def _must_observe(self, tensor: Tensor) -> bool:
-        return None in (tensor.shape or ()) and all(tensor.name != t.name for t in self._graph.frozen.inputs)
+        inputs = () if self._graph.scope else self._model.inputs
+        return None in (tensor.shape or ()) and all(tensor.name != given.name for given in inputs)
 
     def _at(self, sizes: Sizes) -> _Run:
         if sizes not in self._drawn:
-            frozen = self._graph.frozen
-            shapes = {tensor.name: shape for tensor, shape in zip(frozen.inputs, sizes.shapes, strict=True)}
+            inputs = () if self._graph.scope else self._model.inputs
+            shapes = {tensor.name: shape for tensor, shape in zip(inputs, sizes.shapes, strict=False)}
             self._drawn[sizes] = _Run(sizes, {}, shapes)
         return self._drawn[sizes]
 
@@ -115,7 +125,8 @@ class ProfileMaker:
         other depends on the data, so it may be smaller and larger another time."""
         runs = [*points, *real]
         seen = [run.shapes[tensor.name][i] for run in runs]
-        for columns in zip(*(run.sizes.shapes for run in runs), strict=True):
+        inputs = () if (tensor.name, i) in self._changing else zip(*(run.sizes.shapes for run in runs), strict=True)
+        for columns in inputs:
             for sizes in zip(*columns, strict=True):
                 if len(set(sizes)) > 1 and all(a * sizes[0] == s * seen[0] for s, a in zip(sizes, seen, strict=True)):
                     return seen[0], seen[1], seen[2]

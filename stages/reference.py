@@ -1,4 +1,4 @@
-"""TensorFlow's own answer: the frozen graph run as it is, any tensor fetched."""
+"""TensorFlow's own answer: a graph run as it is, any tensor fetched."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 from stages.artifacts import load_weight
 from stages.compare import Array
-from stages.errors import SampleError
+from stages.errors import SampleError, VerifyError
 from stages.graph import Graph
-from stages.importing import import_graph
-from stages.sources import reopen
+from stages.importing import import_graph, trace
+from stages.saved_models import reopen
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
 class Reference:
-    """Runs a frozen graph in TensorFlow on the CPU or GPU that TensorFlow would choose."""
+    """Runs a graph in TensorFlow on the CPU or GPU that TensorFlow would choose."""
 
     def __init__(self, graph: Graph) -> None:
         import tensorflow as tf
@@ -34,8 +34,8 @@ class Reference:
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
         self._functions: dict[tuple[str, ...], tf.types.experimental.ConcreteFunction] = {}
 
-    def run(self, fetches: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The values of tensors of the frozen graph.
+    def run(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, Array]:
+        """The values of tensors of the graph.
 
         Args:
             fetches: tensor names.
@@ -44,21 +44,34 @@ class Reference:
         Raises:
             SampleError: TensorFlow could not run the graph on these inputs (a VerifyError).
         """
+        return {name: np.asarray(value.numpy()) for name, value in self.tensors(fetches, inputs).items()}
+
+    def tensors(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, tf.Tensor]:
+        """As `run`, but for values that numpy has no type for too: tensor lists, resources."""
         import tensorflow as tf
 
         key = tuple(dict.fromkeys(fetches))
         if key not in self._functions:
             self._functions[key] = self._function(key)
-        arguments = [tf.constant(inputs[tensor.name], tensor.dtype) for tensor in self._graph.frozen.inputs]
+        arguments = {
+            f"input_{number}": value if tf.is_tensor(value) else tf.constant(value, tensor.dtype)
+            for number, tensor in enumerate(self._graph.frozen.inputs)
+            for value in [inputs[tensor.name]]
+        }
         try:
             with ieee_float32():
-                values = self._functions[key](*arguments)
+                values = self._functions[key](**arguments)
         except tf.errors.OpError as error:
             raise SampleError(
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error
-        return {name: np.asarray(value.numpy()) for name, value in zip(key, values, strict=True)}
+        for name, value, result in zip(key, values, self._functions[key].outputs, strict=True):
+            if not result.shape.is_compatible_with(value.shape):  # as a dead tensor's
+                raise VerifyError(
+                    f"{name}: TensorFlow gives shape {value.shape}, not {result.shape}", "report the model"
+                )
+        return dict(zip(key, values, strict=True))
 
     def close(self) -> None:
         """Drop TensorFlow's copies of the weights."""
@@ -69,15 +82,14 @@ class Reference:
     def _function(self, fetches: tuple[str, ...]) -> tf.types.experimental.ConcreteFunction:
         import tensorflow as tf
 
-        frozen = self._graph.frozen
-        names = [tensor.name for tensor in frozen.inputs]
+        inputs = {f"input_{number}": tensor for number, tensor in enumerate(self._graph.frozen.inputs)}
 
-        def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
-            tensors = dict(zip(names, arguments, strict=True)) | self._weights | self._captures
-            return import_graph(self._graph.graph_def, tensors, fetches)
+        def run(**arguments: tf.Tensor) -> list[tf.Tensor]:
+            fed = {inputs[name].name: tensor for name, tensor in arguments.items()}
+            return import_graph(self._graph.graph_def, fed | self._weights | self._captures, fetches)
 
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in frozen.inputs]
-        return tf.function(run, autograph=False).get_concrete_function(*signature)
+        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in inputs.items()}
+        return trace(run, specs, self._graph.graph_def)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "")
 
 def draw(frozen: FrozenGraph, sizes: Sizes, seed: int, like: Mapping[str, Array] | None = None) -> dict[str, Array]:
     """Values for every input, by tensor name: floats uniform in [0, 1), integers 0 or 1 (both are valid indices into
-    almost anything), strings from a few words.
+    almost anything), images of uint8 in large soft patches, strings from a few words.
 
     Args:
         like: a real sample; where only the first axis must differ, its rows are repeated or left out instead.
@@ -132,7 +132,21 @@ def _draw(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> Array
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
     kind = tf.as_dtype(dtype)
+    if dtype == "uint8" and len(shape) == 4 and shape[3] in (1, 3, 4):
+        return _images(rng, shape)
     if kind.is_integer:
         high = 256 if kind.size == 1 and kind.is_unsigned else 2
         return rng.integers(0, high, shape).astype(kind.as_numpy_dtype)
     return rng.random(shape).astype(kind.as_numpy_dtype)
+
+
+def _images(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Images (N, H, W, C) in soft patches of colour. In noise a detector finds hundreds of things that are equally likely
+    but for rounding, and which of them comes first is chance."""
+    values = rng.random((shape[0], 5, 5, shape[3]))
+    for axis in (1, 2):
+        position = np.linspace(0, 4, shape[axis])
+        before = np.minimum(position.astype(int), 3)
+        share = (position - before).reshape([-1 if i == axis else 1 for i in range(4)])
+        values = np.take(values, before, axis) * (1 - share) + np.take(values, before + 1, axis) * share
+    return (values * 256).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from stages.artifacts import Reason, layer_of
@@ -48,7 +49,7 @@ def kept_by_user(node: Node, keep_in_tf: Sequence[str]) -> bool:
 
 def _refusal(graph: Graph, i: int, translated: frozenset[str], keep_in_tf: Sequence[str]) -> Refusal | None:
     node = graph.nodes[i]
-    if kept_by_user(node, keep_in_tf):
+    if kept_by_user(node, keep_in_tf) or kept_by_user(replace(node, name=graph.full_name(node.name)), keep_in_tf):
         return Reason.USER, "--keep-in-tf"
     if node.op in TF1_CONTROL_FLOW:
         return Reason.CONTROL_FLOW, f"{node.op} is TF 1 control flow"

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages import storage
-from stages.artifacts import OnnxExport, Partition, Region, ShapeRange
+from stages.artifacts import LeftOp, OnnxExport, Partition, Reason, Region, ShapeRange
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
 from stages.candidates import DEFAULT_MIN_REGION, Candidates
 from stages.compare import TOLERANCES
 from stages.enginecache import EngineCache
+from stages.errors import VerifyError
 from stages.graph import Graph
 from stages.judge import Judge
 from stages.profiles import ProfileMaker
-from stages.reference import Reference
 from stages.samples import Samples, read, verification_samples
+from stages.scopes import Scope, usable
 from stages.sizes import DEFAULT_MAX_PROFILES, size_ranges
 
 log = logging.getLogger(__name__)
@@ -65,7 +69,8 @@ class SplitOptions:
 
 
 def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
-    """Split a graph into what TensorRT runs and what TensorFlow runs.
+    """Split a graph into what TensorRT runs and what TensorFlow runs; likewise the body of every branch and loop that
+    TensorFlow runs.
 
     Raises:
         ArtifactError: `out` exists or can't be written.
@@ -73,37 +78,61 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
         VerifyError: TensorFlow can't run the model on the samples.
         BackendError: the back end is missing.
     """
-    graph = Graph(export.frozen)
     given = [] if options.dry_run else read(export.frozen, options.samples)
     ranges = () if options.dry_run else size_ranges(export.frozen, options.shapes, given, options.max_profiles)
+    drawn = [] if options.dry_run else verification_samples(export.frozen, ranges, given)
     with (
         storage.write_folder(out) as folder,
         Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
+        ExitStack() as stack,
     ):
-        tried = folder / "tried"
-        candidates = Candidates(graph, tried, keep_in_tf=options.keep_in_tf, min_region=options.min_region)
-        for region in export.candidates:
-            candidates.remember(region)
-        reference = Reference(graph)
-        judge = Judge(
-            candidates,
-            reference,
-            ProfileMaker(graph, reference, ranges, given),
-            worker,
-            samples=[] if options.dry_run else verification_samples(export.frozen, ranges, given),
-            tolerance=REGION_SLACK * TOLERANCES["fp32"],
-            options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),
-            cache=EngineCache() if options.cache else None,
-            parse_only=options.dry_run,
-        )
-        accepted = _settle(candidates, judge)
-        reference.close()
-        regions = tuple(_adopt(region, f"region_{n}", folder / "regions") for n, region in enumerate(accepted))
+
+        def judge(scope: Scope, candidates: Candidates) -> Judge:
+            return Judge(
+                candidates,
+                scope,
+                ProfileMaker(scope, export.frozen, ranges, given),
+                worker,
+                samples=usable(scope, drawn),
+                tolerance=REGION_SLACK * TOLERANCES["fp32"],
+                options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),
+                cache=EngineCache() if options.cache else None,
+                parse_only=options.dry_run,
+            )
+
+        tried, number, total = folder / "tried", 0, 0
+        regions: list[Region] = []
+        left: list[LeftOp] = []
+        scopes = deque([Scope(Graph(export.frozen))])
+        while scopes:
+            scope = scopes.popleft()
+            stack.callback(scope.close)
+            candidates = Candidates(
+                scope.graph, tried, keep_in_tf=options.keep_in_tf, min_region=options.min_region, first=number
+            )
+            for region in export.candidates:
+                if region.scope == scope.graph.scope:
+                    candidates.remember(region)
+            found = _accepted(scope, candidates, judge)
+            regions += (_adopt(r, f"region_{n}", folder / "regions") for n, r in enumerate(found, start=len(regions)))
+            left += candidates.left(found)
+            number, total = candidates.tried, total + len(scope.graph.computing())
+            scopes.extend(scope.inner(found))
         shutil.rmtree(tried, ignore_errors=True)
-        left = candidates.left(regions)
-        partition = Partition(folder, export.frozen, options.backend, regions, left, len(graph.computing()))
-        storage.save(partition, folder)
+        storage.save(Partition(folder, export.frozen, options.backend, tuple(regions), tuple(left), total), folder)
     return storage.load(Partition, out)
+
+
+def _accepted(scope: Scope, candidates: Candidates, judge: Callable[[Scope, Candidates], Judge]) -> list[Region]:
+    """The regions of one graph; none in a body that can't be compared with TensorFlow."""
+    try:
+        return _settle(candidates, judge(scope, candidates)) if candidates.settle() else []
+    except VerifyError as error:
+        if not scope.graph.scope:
+            raise
+        refusal = (Reason.CONTROL_FLOW, f"its branch or loop can't be run by itself: {error.problem}")
+        candidates.evict(dict.fromkeys(scope.graph.computing(), refusal))
+        return []
 
 
 def _settle(candidates: Candidates, judge: Judge) -> list[Region]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import sources, storage
+from stages import saved_models, signature_defs, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
-from stages.importing import import_graph
+from stages.importing import import_graph, trace
 from stages.model import first_line
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
@@ -97,8 +97,9 @@ def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str)
         tf.saved_model.save(module, str(target), signatures=signatures, options=options)
     except tf.errors.OpError as error:
         raise StitchError(f"{target}: can't be written: {first_line(error)}", "free some disk space") from error
-    if frozen.source.tags != ("serve",):
-        _set_tags(target, frozen.source.tags)
+    original = None if frozen.source.path is None else frozen.folder / frozen.source.path
+    names = {frozen.source.signature: frozen.input_names}
+    signature_defs.restore_details(target, frozen.source.tags, original, names)
     shutil.rmtree(staged)
 
 
@@ -106,9 +107,11 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
     import tensorflow as tf
 
     frozen = graph.frozen
+    arguments = signature_defs.argument_names(frozen.input_names)
+    inputs = {arguments[name]: tensor for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)}
 
     def serve(**keywords: tf.Tensor) -> dict[str, tf.Tensor]:
-        tensors = {tensor.name: keywords[name] for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)}
+        tensors = {tensor.name: keywords[name] for name, tensor in inputs.items()}
         for node, variable in parts.variables.items():
             if node in stitched.handles:
                 tensors[f"{stitched.handles[node]}:0"] = variable.handle
@@ -119,11 +122,8 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
         results = import_graph(stitched.graph_def, tensors, stitched.outputs)
         return dict(zip(frozen.output_names, results, strict=True))
 
-    specs = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name)
-        for name, tensor in zip(frozen.input_names, frozen.inputs, strict=True)
-    }
-    return tf.function(serve, autograph=False).get_concrete_function(**specs)
+    specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()}
+    return trace(serve, specs, stitched.graph_def, frozen.side_effects)
 
 
 def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:
@@ -161,12 +161,12 @@ def _keep_output_names(stitched: StitchedDef, frozen: FrozenGraph) -> None:
             stand_in.attr["T"].list.type.extend(tf.as_dtype(dtype).as_datatype_enum for _, dtype in results)
 
 
-def _reopened(graph: Graph) -> sources.Reopened | None:
+def _reopened(graph: Graph) -> saved_models.Reopened | None:
     """The original SavedModel, where the stitched one needs its tables, its variables or its other signatures."""
     frozen = graph.frozen
     if frozen.source.kind != "saved_model":
         return None
-    reopened = sources.reopen(frozen)
+    reopened = saved_models.reopen(frozen)
     return reopened if frozen.captures or set(reopened.signatures) - {frozen.source.signature} else None
 
 
@@ -174,15 +174,3 @@ def _staged(plan: Path, target: Path) -> Path:
     """Plans become assets under their own names; SavedModel takes the name from the file."""
     storage.link_or_copy(plan, target)
     return target
-
-
-def _set_tags(saved_model: Path, tags: Sequence[str]) -> None:
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    path = saved_model / "saved_model.pb"
-    message = saved_model_pb2.SavedModel()
-    message.ParseFromString(path.read_bytes())
-    del message.meta_graphs[0].meta_info_def.tags[:]
-    message.meta_graphs[0].meta_info_def.tags.extend(tags)
-    path.write_bytes(message.SerializeToString(deterministic=True))
-    (saved_model / "fingerprint.pb").unlink(missing_ok=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.artifacts import Engine, EngineSet, Region, load_weight
+from stages.artifacts import Engine, EngineSet, Region, Tensor, load_weight
 from stages.backends import get
+from stages.bodies import Body, bodies
+from stages.callers import NewBody, put_back
 from stages.graph import Graph
+from stages.library import reachable_functions
 from stages.native import NativeSegment, native_segment, reads
 from stages.profiles import onnx_inputs
-from stages.regions import Cut, End, cut, in_host_memory
+from stages.regions import Cut, End, cut, in_host_memory, tensors
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -55,9 +58,12 @@ class StitchedDef:
 
 @dataclass(frozen=True, slots=True)
 class _Graft:
+    """A region and what replaces it. `inputs` are the op's: in a body also what the engines have as constants."""
+
     region: Region
     engines: tuple[Engine, ...]
     boundary: Cut
+    inputs: tuple[Tensor, ...]
     native: NativeSegment
     node: str
 
@@ -67,24 +73,35 @@ class _Graft:
 
 
 def stitch_graph(graph: Graph, engines: EngineSet, source: PlanSource, on_failure: str) -> StitchedDef:
-    """Replace the ops of every region that has an engine by one EngineCall.
+    """Replace the ops of every region that has an engine by one EngineCall, in the bodies of branches and loops too.
 
     An output of the model keeps the name of its op where it can (an Identity of that name reads the EngineCall), so
     that a GraphDef's users fetch what they always did.
     """
     grafts = list(_grafts(graph, engines, weights_inside=source is PlanSource.EMBEDDED))
-    return _Stitcher(graph, grafts, source, on_failure).stitch()
+    deeper = {region.scope for region in engines.partition.regions if region.scope}
+    inner: dict[int, list[_Inner]] = {}
+    if any(scope.startswith(f"{graph.scope}/" if graph.scope else "") for scope in deeper):
+        taken = [op for graft in grafts for op in graft.region.ops]
+        for body in bodies(graph, taken, constants=False):
+            if any(f"{scope}/".startswith(f"{body.graph.scope}/") for scope in deeper):
+                stitched = stitch_graph(body.graph, engines, source, on_failure)
+                if stitched.plans:
+                    inner.setdefault(body.call, []).append(_Inner(body, stitched))
+    return _Stitcher(graph, grafts, inner, source, on_failure).stitch()
 
 
 def _grafts(graph: Graph, engines: EngineSet, *, weights_inside: bool) -> Iterator[_Graft]:
     taken = set(graph.number)
     for region in engines.partition.regions:
         own = tuple(engine for engine in engines.engines if engine.region == region.name)
-        if not own:
+        if not own or region.scope != graph.scope:
             continue
         boundary = cut(graph, [graph.number[name] for name in region.ops])
         native = native_segment(graph, boundary, f"graftrt_{region.name}_native", weights_inside=weights_inside)
-        yield _Graft(region, own, boundary, native, _free(f"graftrt/{region.name}", taken))
+        known = {tensor.name: tensor for tensor in region.inputs}
+        inputs = tuple(known.get(tensor.name, tensor) for tensor in tensors(graph, boundary.inputs))
+        yield _Graft(region, own, boundary, inputs, native, _free(f"graftrt/{region.name}", taken))
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -93,12 +110,29 @@ def _free(name: str, taken: set[str]) -> str:
     return unused
 
 
-class _Stitcher:
-    """One stitched graph in the making."""
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    """A body of a branch or loop with engines in it."""
 
-    def __init__(self, graph: Graph, grafts: Sequence[_Graft], source: PlanSource, on_failure: str) -> None:
+    body: Body
+    stitched: StitchedDef
+
+
+class _Stitcher:
+    """One stitched graph in the making. `inner` are the bodies with engines by the number of the node that runs them."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        grafts: Sequence[_Graft],
+        inner: Mapping[int, Sequence[_Inner]],
+        source: PlanSource,
+        on_failure: str,
+    ) -> None:
         self.graph = graph
         self.grafts = grafts
+        self.inner = inner
+        self.functions = dict(graph.library)
         self.source = source
         self.on_failure = on_failure
         self.result = graph.library_for(())
@@ -113,31 +147,23 @@ class _Stitcher:
         for name in self.handles.values():
             self._placeholder(name, "resource")
         for graft in self.grafts:
-            self._add_plans(graft)
+            self._add_plans({graft.file(engine): engine.file for engine in graft.engines})
             self._add_engine_call(graft)
+            self.functions |= {function.signature.name: function for function in graft.native.functions}
         kept = self._kept()
         for i in kept:
             self._copy(i)
-        self._add_functions(kept)
         outputs = self._outputs()
+        self.result.library.function.extend(reachable_functions(self.result.node, self.functions))
         outside = {self.graph.nodes[i].name for i in kept} & set(self.graph.weights)
         read_outside = frozenset() if self.source is PlanSource.EMBEDDED else frozenset(outside)
         return StitchedDef(self.result, outputs, self.handles, read_outside, self.plans, self.plan_nodes)
 
-    def _add_functions(self, kept: Sequence[int]) -> None:
-        called = self.graph.library_for(self.graph.nodes[i].name for i in kept).library.function
-        functions = {function.signature.name: function for function in called}
-        for graft in self.grafts:
-            functions.update({function.signature.name: function for function in graft.native.functions})
-        for function in functions.values():
-            self.result.library.function.add().CopyFrom(function)
-
-    def _add_plans(self, graft: _Graft) -> None:
-        for engine in graft.engines:
-            file = graft.file(engine)
-            self.plans[file], self.plan_nodes[file] = engine.file, f"graftrt/plans/{file}"
-            if self.source is PlanSource.EMBEDDED:
-                self._constant(self.plan_nodes[file], engine.file.read_bytes(), "string")
+    def _add_plans(self, plans: Mapping[str, Path]) -> None:
+        for file, path in plans.items():
+            self.plans[file], self.plan_nodes[file] = path, f"graftrt/plans/{file}"
+            if self.source is PlanSource.EMBEDDED and not self.graph.scope:
+                self._constant(self.plan_nodes[file], path.read_bytes(), "string")
             else:
                 self._placeholder(self.plan_nodes[file], "string")
 
@@ -152,11 +178,11 @@ class _Stitcher:
         node.input.extend(handles)
         node.input.extend(self.plan_nodes[graft.file(engine)] for engine in graft.engines)
         node.input.extend(sorted({f"^{self._control(i)}" for i in graft.boundary.controls_in}))
-        device = [tensor for tensor in region.inputs if not in_host_memory(tensor)]
-        host = region.inputs[len(device) :]
-        for attribute, tensors in (("Tin", device), ("Thost", host), ("Tout", region.outputs)):
+        device = [tensor for tensor in graft.inputs if not in_host_memory(tensor)]
+        host = graft.inputs[len(device) :]
+        for attribute, ends in (("Tin", device), ("Thost", host), ("Tout", region.outputs)):
             node.attr[attribute].list.SetInParent()
-            node.attr[attribute].list.type.extend(tf.as_dtype(tensor.dtype).as_datatype_enum for tensor in tensors)
+            node.attr[attribute].list.type.extend(tf.as_dtype(tensor.dtype).as_datatype_enum for tensor in ends)
         node.attr["Tcap"].list.type.extend([tf.resource.as_datatype_enum] * len(handles))
         node.attr["N"].i = len(graft.engines)
         node.attr["output_shapes"].list.shape.extend(tf.TensorShape(t.shape).as_proto() for t in region.outputs)
@@ -194,7 +220,22 @@ class _Stitcher:
         copy.CopyFrom(self.graph.node_defs[node.name])
         del copy.input[:]
         copy.input.extend(self._reference(end) for end in node.inputs)
+        if i in self.inner:
+            self._put_back(copy, self.inner[i])
         copy.input.extend(dict.fromkeys(f"^{self._control(j)}" for j in node.controls))
+
+    def _put_back(self, node: tf.compat.v1.NodeDef, inner: Sequence[_Inner]) -> None:
+        """Let a branch or loop run its stitched bodies."""
+        plans: dict[str, Path] = {}
+        for entry in inner:
+            plans |= entry.stitched.plans
+        self._add_plans(plans)
+        new = [
+            NewBody(entry.body, entry.stitched.graph_def, entry.stitched.outputs, entry.stitched.plan_nodes)
+            for entry in inner
+        ]
+        added = put_back(node, new, {file: self.plan_nodes[file] for file in plans}, self.graph.library)
+        self.functions |= {function.signature.name: function for function in added}
 
     def _outputs(self) -> tuple[str, ...]:
         """Where the model's outputs are now; ops inside regions get a stand-in under their own name."""
@@ -245,7 +286,8 @@ def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
 
     region = graft.region
     bound = {name for name, _ in onnx_inputs(region)}
-    names = [f"input_{i}" for i in range(len(region.inputs))]
+    positions = {tensor.name: f"input_{i}" for i, tensor in enumerate(region.inputs)}
+    names = [positions.get(tensor.name) for tensor in graft.inputs]
     profiles = tuple(
         tuple((r.input, r.minimum, r.optimum, r.maximum) for r in profile if r.input in bound)
         for profile in region.profiles
@@ -259,7 +301,7 @@ def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
                 tensor.shape,
                 "host" if in_host_memory(tensor) else "device",
             )
-            for name, tensor in zip(names, region.inputs, strict=True)
+            for name, tensor in zip(names, graft.inputs, strict=True)
         ),
         outputs=tuple(Port(f"output_{i}", tensor.dtype, tensor.shape) for i, tensor in enumerate(region.outputs)),
         plans=tuple(

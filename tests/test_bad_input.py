@@ -47,6 +47,13 @@ def graph_def() -> bytes:
     return content
 
 
+def meta_graph() -> bytes:
+    message = tf.compat.v1.MetaGraphDef()
+    message.graph_def.ParseFromString(graph_def())
+    content: bytes = message.SerializeToString()
+    return content
+
+
 def foreign_op() -> bytes:
     message = tf.compat.v1.GraphDef()
     message.node.add(name="x", op="Placeholder").attr["dtype"].type = tf.float32.as_datatype_enum
@@ -76,6 +83,7 @@ def samples(**arrays: np.ndarray) -> Make:
 
 ROWS = np.zeros((2, 4), np.float32)
 PB = lambda path: path.write_bytes(graph_def())  # noqa: E731
+META = lambda path: path.write_bytes(meta_graph())  # noqa: E731
 OPEN = lambda path: tf.saved_model.save(Open(), str(path))  # noqa: E731
 
 CASES = {
@@ -98,6 +106,20 @@ CASES = {
     "an unknown output of a SavedModel": Case("convert {bad} OUT --outputs nope", "nope: no such output", OPEN),
     "an unknown signature": Case("convert {bad} OUT --signature nope", "has no signature nope", OPEN),
     "unknown tags": Case("convert {bad} OUT --tags nope", "tags", OPEN),
+    "a signature of a .pb": Case("convert GRAPH OUT --signature other", "has no signatures, so there is no other"),
+    "tags of a .pb": Case("convert GRAPH OUT --tags serve", "has no tags"),
+    "a checkpoint without its values": Case("convert {bad}.meta OUT", "files are missing", META),
+    "a cut off .meta": Case("convert {bad}.meta OUT", "is no MetaGraph", lambda path: path.write_bytes(b"\xff\xff")),
+    "values without a graph": Case(
+        "convert {bad}.index OUT", "bad.meta is missing", lambda path: path.write_bytes(b"x")
+    ),
+    "a constant without a value": Case("convert GRAPH OUT --constant x", "constant 'x' can't be read"),
+    "a constant for no input": Case("convert GRAPH OUT --constant nope=1", "has no tensor nope"),
+    "a constant for an open shape": Case("convert GRAPH OUT --constant x=1", "its shape (None, 4) is open"),
+    "a missing op library": Case("convert GRAPH OUT --op-library {bad}.so", "bad.so: no such library"),
+    "a file that is no op library": Case(
+        "convert GRAPH OUT --op-library {bad}.so", "TensorFlow can't load it", lambda path: path.write_text("hello")
+    ),
     "an unknown architecture": Case("convert keras:ResNet51 OUT", "no such architecture"),
     "an unknown pretrained model": Case("convert pretrained:nothing OUT", "no such model"),
     # sizes and samples

@@ -12,7 +12,7 @@ from tensorflow.python.eager import context
 
 from fixtures import cuts, stateful, text, vision
 from fixtures.example import Example
-from stages import artifacts, sources, storage
+from stages import artifacts, saved_models, storage
 from stages.artifacts import FrozenGraph
 from stages.freeze import freeze
 
@@ -46,7 +46,7 @@ def run_frozen(frozen: FrozenGraph, inputs: Mapping[str, np.ndarray]) -> dict[st
     for function in frozen.graph_def().library.function:
         context.context().add_function_def(function)
     feeds = {tensor.name: inputs[name] for tensor, name in zip(frozen.inputs, frozen.input_names, strict=True)}
-    captured = dict(sources.reopen(frozen).captured) if frozen.captures else {}
+    captured = dict(saved_models.reopen(frozen).captured) if frozen.captures else {}
     placeholders = [*feeds, *(f"{weight.node}:0" for weight in frozen.weights), *(f"{node}:0" for node in captured)]
     values = [
         *(tf.constant(value) for value in feeds.values()),
@@ -261,7 +261,7 @@ def test_side_effects_that_no_output_needs_still_run(tmp_path: Path) -> None:
     made.save(tmp_path / "model")
     frozen = freeze(tmp_path / "model", tmp_path / "frozen", signature="count_only")
     assert len(frozen.side_effects) == 1
-    reopened = sources.reopen(frozen)
+    reopened = saved_models.reopen(frozen)
     handle = reopened.captured[0][1]
 
     def imported(x: tf.Tensor) -> tf.Tensor:
@@ -295,7 +295,7 @@ def test_a_variable_that_another_signature_writes_is_no_constant(tmp_path: Path)
     frozen = freeze(tmp_path / "model", tmp_path / "frozen")
     assert len(frozen.captures) == 1
     assert ops(frozen).count("ReadVariableOp") == 1
-    assert set(sources.reopen(frozen).signatures) == {"serving_default", "update"}
+    assert set(saved_models.reopen(frozen).signatures) == {"serving_default", "update"}
     assert_same(run_frozen(frozen, made.inputs), served(tmp_path / "model", made.inputs))
 
 

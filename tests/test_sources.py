@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -83,6 +85,29 @@ def test_a_keras_2_file_opens(tmp_path: Path) -> None:
     assert model.function is not None
     result = tf.nest.flatten(model.function(tf.constant(x)))[0]
     np.testing.assert_allclose(result, old(x), rtol=1e-5)
+
+
+def test_a_keras_2_sequential_file_without_an_input_layer_has_no_axis_too_many(tmp_path: Path) -> None:
+    """As Keras wrote them until 2.3; Keras 3.15 takes the batch axis of `batch_input_shape` for one of the sample's."""
+    tf_keras = pytest.importorskip("tf_keras")
+    layers = tf_keras.layers
+    old = tf_keras.Sequential([layers.Reshape((8, 6, 1), input_shape=(8, 6), name="first"), layers.Conv2D(3, 3)])
+    path = tmp_path / "model.h5"
+    old.save(path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        assert config["config"]["layers"].pop(0)["class_name"] == "InputLayer"
+        config["config"]["layers"][0]["config"]["batch_input_shape"] = [None, 8, 6]
+        file.attrs["model_config"] = json.dumps(config)
+        file.attrs["keras_version"] = "2.3.1"
+    before = path.read_bytes()
+    model = sources.open_model(path)
+    assert model.function is not None
+    assert model.input_names == ("first_input",)
+    assert model.function.inputs[0].shape.as_list() == [None, 8, 6]
+    x = np.random.RandomState(0).rand(2, 8, 6).astype(np.float32)
+    np.testing.assert_allclose(tf.nest.flatten(model.function(tf.constant(x)))[0], old(x), rtol=1e-5, atol=1e-6)
+    assert path.read_bytes() == before
 
 
 def test_a_live_keras_2_model_opens_for_inference(tmp_path: Path) -> None:
@@ -213,11 +238,6 @@ def test_a_pb_with_variables_is_not_frozen(tmp_path: Path) -> None:
     assert "is not frozen" in refuse(path, tmp_path / "out", outputs=["y"])
 
 
-def test_a_tf1_checkpoint_says_that_it_is_not_supported_yet(tmp_path: Path) -> None:
-    (tmp_path / "model.meta").write_bytes(b"x")
-    assert "not supported yet" in refuse(tmp_path / "model.meta", tmp_path / "out")
-
-
 def test_weights_without_a_model_are_refused(tmp_path: Path) -> None:
     vision.small_cnn().save_weights(tmp_path / "model.weights.h5")
     assert "weights without a model" in refuse(tmp_path / "model.weights.h5", tmp_path / "out")
@@ -256,13 +276,3 @@ def test_a_variable_without_a_value_is_refused(tmp_path: Path) -> None:
         return x + variable
 
     assert "has no value" in refuse(add, tmp_path / "out", FreezeError)
-
-
-def test_a_saved_model_whose_table_is_filled_outside_the_graph_is_refused(tmp_path: Path) -> None:
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        x = tf.compat.v1.placeholder(tf.int64, [None], "x")
-        pairs = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant([5, 6], tf.int64))
-        y = tf.lookup.StaticHashTable(pairs, -1).lookup(x)
-        initializer = tf.compat.v1.tables_initializer()
-        tf.compat.v1.saved_model.simple_save(session, str(tmp_path / "model"), {"x": x}, {"y": y}, initializer)
-    assert "is filled by a TensorFlow 1 initialiser" in refuse(tmp_path / "model", tmp_path / "out", FreezeError)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
-from stages.translate import handlers, passes, weights
+from stages.translate import handlers, loops, passes, weights
 from stages.translate.files import digest, save_model
 from stages.translate.interface import Port, finish
 from stages.translate.library import OPSET, SUPPORTED, check_internals, library
@@ -102,6 +102,7 @@ def translate(
             computed = [name for name in dict.fromkeys(outputs) if name not in set(inputs)]
             if computed:
                 folded = weights.fold(light, inputs, computed)
+                loops.limit_trips(folded.graph_def)
                 model, recorder, skipped = _convert(folded, inputs, computed, opset, records)
             else:
                 model, recorder, skipped = _empty(opset), Recorder(frozenset(), {}), ()

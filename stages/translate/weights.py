@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _LARGE_BYTES = 64 * 1024
+_LOWERED = {"While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ def lighten(graph_def: tf.compat.v1.GraphDef, fetched: Sequence[str]) -> LightGr
                 stand_in.attr["shape"].shape.CopyFrom(tensor.tensor_shape)
                 continue
         light.node.add().CopyFrom(node)
+    for nodes in (light.node, *(function.node_def for function in light.library.function)):
+        for node in nodes:
+            if node.op in _LOWERED:
+                # Else Grappler turns them into Switch and Merge, which ONNX does not have.
+                node.attr["_lower_using_switch_merge"].b = False
     for node in light.node:
         if node.op == "Identity" and len(node.input) == 1 and node.name not in kept:
             alias[node.name] = node.input[0].removesuffix(":0")
