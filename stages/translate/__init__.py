@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
 from stages.translate import handlers, passes, weights
+from stages.translate.expand import COMPLEX_RULES, RULES, Expanded, expand
 from stages.translate.files import digest, save_model
 from stages.translate.interface import Port, finish
 from stages.translate.library import OPSET, SUPPORTED, check_internals, library
@@ -71,7 +72,7 @@ def translatable_ops(opset: int = OPSET) -> frozenset[str]:
         from tf2onnx.handler import tf_op
 
         known = frozenset(name for name in tf_op.create_mapping(opset, None) if op_def_registry.get(name) is not None)
-    return known - UNSAFE.keys() - FRAME
+    return (known | RULES.keys() | COMPLEX_RULES.keys()) - UNSAFE.keys() - FRAME
 
 
 def translate(
@@ -101,8 +102,10 @@ def translate(
             # tf2onnx renames outputs that are also inputs, and can't be given one twice.
             computed = [name for name in dict.fromkeys(outputs) if name not in set(inputs)]
             if computed:
-                folded = weights.fold(light, inputs, computed)
-                model, recorder, skipped = _convert(folded, inputs, computed, opset, records)
+                expanded = expand(weights.fold(light, inputs, computed), RULES, COMPLEX_RULES)
+                if expanded.failed:
+                    return _not_expanded(expanded, graph_def, opset)
+                model, recorder, skipped = _convert(expanded.light, inputs, computed, opset, records)
             else:
                 model, recorder, skipped = _empty(opset), Recorder(frozenset(), {}), ()
         except ExportError:
@@ -155,6 +158,13 @@ def _convert(
             return converted.make_model("", graph_name="region"), recorder, tuple(skipped)
 
 
+def _not_expanded(expanded: Expanded, graph_def: tf.compat.v1.GraphDef, opset: int) -> Translation:
+    ops = {node.name: node.op for node in graph_def.node}
+    origins = expanded.light.origins
+    named = {old: why for name, why in expanded.failed.items() for old in origins.get(name, frozenset((name,)))}
+    return Translation(_empty(opset), tuple((name, ops.get(name, ""), why) for name, why in named.items()))
+
+
 def _empty(opset: int) -> onnx.ModelProto:
     import onnx
     from tf2onnx.constants import OPSET_TO_IR_VERSION
@@ -172,7 +182,7 @@ def _port(graph: tf.Graph, name: str) -> Port:
     except (KeyError, ValueError) as error:
         raise ExportError(f"{name}: is not a tensor of the graph", "name tensors as op:0") from error
     dtype = tensor.dtype.base_dtype
-    if dtype.as_datatype_enum not in TF_TO_ONNX_DTYPE or dtype.name in ("resource", "variant"):
+    if dtype.as_datatype_enum not in TF_TO_ONNX_DTYPE or dtype.is_complex or dtype.name in ("resource", "variant"):
         raise ExportError(
             f"{name}: {dtype.name} can't cross the boundary of an ONNX model", "leave the op in TensorFlow"
         )

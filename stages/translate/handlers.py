@@ -94,6 +94,39 @@ class _OneHot:
         ctx.make_node("Where", [hot, on, off], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+class _Select:
+    """Where. tf2onnx multiplies by 0 and 1 and adds up: NaN and infinity in what is not selected came through, as in
+    where(x > 0, log(x), 0)."""
+
+    @classmethod
+    def version_9(cls, ctx: Graph, node: Node, **_: object) -> None:
+        import onnx
+
+        condition, rank = node.input[0], ctx.get_rank(node.output[0])
+        if node.type == "Select" and ctx.get_rank(condition) == 1 and rank != 1:  # chooses rows there
+            column = ctx.make_consts([[-1] + [1] * (rank - 1)])[0].output[0]
+            rows = ctx.make_node("Reshape", [condition, column]).output[0]
+            ctx.replace_inputs(node, [rows, *node.input[1:]])
+        if ctx.get_dtype(node.output[0]) != onnx.TensorProto.BOOL:
+            node.type = "Where"
+            return
+        condition, first, second = node.input  # ONNX Runtime has no Where of booleans
+        name, outputs, shapes, dtypes = node.name, list(node.output), node.output_shapes, node.output_dtypes
+        otherwise = ctx.make_node("Not", [condition]).output[0]
+        chosen = [ctx.make_node("And", pair).output[0] for pair in ([condition, first], [otherwise, second])]
+        ctx.remove_node(name)
+        ctx.make_node("Or", chosen, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+class _TruncateMod:
+    """With the dividend's sign, as C does it."""
+
+    @classmethod
+    def version_10(cls, ctx: Graph, node: Node, **_: object) -> None:
+        node.type = "Mod"
+        node.set_attr("fmod", 1)
+
+
 def state_split_sizes(graph: Graph) -> None:
     """Give every Split without sizes, which means equal parts, the sizes that TensorFlow knows.
 
@@ -120,7 +153,15 @@ def _of_integers(ctx: Graph, node: Node) -> bool:
     return bool(np.issubdtype(utils.map_onnx_to_numpy_type(ctx.get_dtype(node.input[0])), np.integer))
 
 
-HANDLERS = {"Erfc": _Erfc, "FloorDiv": _FloorDiv, "FloorMod": _FloorMod, "OneHot": _OneHot}
+HANDLERS = {
+    "Erfc": _Erfc,
+    "FloorDiv": _FloorDiv,
+    "FloorMod": _FloorMod,
+    "OneHot": _OneHot,
+    "Select": _Select,
+    "SelectV2": _Select,
+    "TruncateMod": _TruncateMod,
+}
 
 
 @contextlib.contextmanager
