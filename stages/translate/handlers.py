@@ -43,26 +43,6 @@ class _FloorMod:
         node.type = "Mod"  # with the divisor's sign, like TensorFlow's
 
 
-class _FloorDiv:
-    """tf2onnx rounds the quotient of integers towards zero; x - x mod y is a multiple of y."""
-
-    @classmethod
-    def version_10(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
-        from tf2onnx.onnx_opset.math import FloorDiv
-
-        if not _of_integers(ctx, node):
-            FloorDiv.version_6(ctx, node, **kwargs)
-            return
-        dividend, divisor = node.input
-        name, outputs = node.name, list(node.output)
-        shapes, dtypes = node.output_shapes, node.output_dtypes
-        rest = ctx.make_node("Mod", [dividend, divisor], shapes=shapes, dtypes=dtypes)
-        multiple = ctx.make_node("Sub", [dividend, rest.output[0]], shapes=shapes, dtypes=dtypes)
-        ctx.remove_node(name)
-        inputs = [multiple.output[0], divisor]
-        ctx.make_node("Div", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
-
-
 class _OneHot:
     """Where(indices = 0, 1, 2, …; on; off). ONNX's OneHot counts negative indices from the end, where TensorFlow has no
     hot entry for them, and tf2onnx falls back to a Gather that fails on such indices for all dtypes but float32."""
@@ -118,6 +98,35 @@ class _Select:
         ctx.make_node("Or", chosen, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+class _TopKV2:
+    """tf2onnx turns integers into float32, which is wrong from 2**24 on; ONNX takes them as they are."""
+
+    @classmethod
+    def version_13(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+        import onnx
+        from tf2onnx.onnx_opset.tensor import TopKV2
+
+        kind = ctx.get_dtype(node.input[0])
+        if kind not in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+            TopKV2.version_13(ctx, node, **kwargs)
+            return
+        (values, places), shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+        count = ctx.make_node("Cast", [node.input[1]], attr={"to": onnx.TensorProto.INT64}).output[0]
+        count = ctx.make_node("Reshape", [count, ctx.make_consts([[1]])[0].output[0]]).output[0]
+        source, name = node.input[0], node.name
+        ctx.remove_node(name)
+        wide = f"{name}_places"
+        ctx.make_node(
+            "TopK",
+            [source, count],
+            name=name,
+            outputs=[values, wide],
+            shapes=shapes,
+            dtypes=[kind, onnx.TensorProto.INT64],
+        )
+        ctx.make_node("Cast", [wide], attr={"to": dtypes[1]}, outputs=[places], shapes=shapes[1:], dtypes=dtypes[1:])
+
+
 class _TruncateMod:
     """With the dividend's sign, as C does it."""
 
@@ -155,11 +164,12 @@ def _of_integers(ctx: Graph, node: Node) -> bool:
 
 HANDLERS = {
     "Erfc": _Erfc,
-    "FloorDiv": _FloorDiv,
     "FloorMod": _FloorMod,
     "OneHot": _OneHot,
     "Select": _Select,
     "SelectV2": _Select,
+    "Mod": _TruncateMod,
+    "TopKV2": _TopKV2,
     "TruncateMod": _TruncateMod,
 }
 

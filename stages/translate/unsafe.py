@@ -7,22 +7,16 @@ from collections.abc import Mapping
 _EFFECT = "its effect would be dropped without a word"
 _RANDOM = "draws other numbers than TensorFlow"
 _V1_CONTROL_FLOW = "a region may hold half of a TF 1 loop or conditional"
-_SEGMENTS = "differs for empty segments and negative segment ids"
 _INVALID = "becomes an invalid model"
 _RESOURCE = "holds state that a region can't"
 
 UNSAFE: Mapping[str, str] = {
-    "AdjustSaturation": "mixes up the channels",
     "AsString": "formats numbers otherwise than TensorFlow",
     "Assert": _EFFECT,
     "CheckNumerics": _EFFECT,
-    "CropAndResize": "becomes a Loop that crashes TensorRT's parser",
     "DynamicStitch": "repeated indices make its result longer",
     "Enter": _V1_CONTROL_FLOW,
     "Exit": _V1_CONTROL_FLOW,
-    "ExtractImagePatches": _INVALID,
-    "FakeQuantWithMinMaxArgs": "rounds its range otherwise (differs by up to 0.03)",
-    "FakeQuantWithMinMaxVars": "rounds its range otherwise (differs by up to 0.03)",
     "FIFOQueueV2": _RESOURCE,
     "HashTableV2": _RESOURCE,
     "IteratorGetNext": _RESOURCE,
@@ -44,26 +38,12 @@ UNSAFE: Mapping[str, str] = {
     "RandomStandardNormal": _RANDOM,
     "RandomUniform": _RANDOM,
     "RandomUniformInt": _RANDOM,
-    "ResizeArea": "takes the nearest pixel instead of the mean",
-    "ResizeBicubic": "becomes a model that ONNX Runtime refuses",
     "SampleDistortedBoundingBox": _RANDOM,
     "SampleDistortedBoundingBoxV2": _RANDOM,
-    "ScatterNd": "duplicate indices overwrite instead of adding up",
-    "SegmentMax": _SEGMENTS,
-    "SegmentMean": _SEGMENTS,
-    "SegmentMin": _SEGMENTS,
-    "SparseSegmentMean": _SEGMENTS,
-    "SparseSegmentMeanWithNumSegments": _SEGMENTS,
-    "SparseSegmentSqrtN": _SEGMENTS,
-    "SparseSegmentSqrtNWithNumSegments": _SEGMENTS,
     "SparseToDense": _INVALID,
     "StringToNumber": "ONNX parses numbers otherwise than TensorFlow",
     "Switch": _V1_CONTROL_FLOW,
     "TruncatedNormal": _RANDOM,
-    "UnsortedSegmentMax": _SEGMENTS,
-    "UnsortedSegmentMin": _SEGMENTS,
-    "UnsortedSegmentProd": _SEGMENTS,
-    "UnsortedSegmentSum": _SEGMENTS,
 }
 """Op type -> why it must stay in TensorFlow."""
 

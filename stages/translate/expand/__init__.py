@@ -5,13 +5,20 @@ This knows nothing of tf2onnx: a rule can be checked in TensorFlow alone.
 
 from __future__ import annotations
 
-from stages.translate.expand import arithmetic, complex_ops, fourier
+from stages.translate.expand import arithmetic, complex_ops, fourier, images, layout, quantised, segments
 from stages.translate.expand.call import Rule
 from stages.translate.expand.graph import Expanded, expand
 
 __all__ = ["COMPLEX_RULES", "RULES", "Expanded", "expand"]
 
-RULES: dict[str, Rule] = {**arithmetic.RULES}
+RULES: dict[str, Rule] = {
+    **arithmetic.RULES,
+    **fourier.REAL_RULES,
+    **images.RULES,
+    **layout.RULES,
+    **quantised.RULES,
+    **segments.RULES,
+}
 """Op type of real tensors -> its expansion."""
 
 COMPLEX_RULES: dict[str, Rule] = {**complex_ops.RULES, **fourier.RULES}

@@ -43,7 +43,7 @@ def _xlogy(call: Call) -> Result:
     import tensorflow as tf
 
     x, y = call.real(0), call.real(1)
-    return _zero_where(tf.equal(x, 0), x * tf.math.log(y))
+    return _zero_where(tf.equal(x, 0), x * _log(y))
 
 
 def _xlog1py(call: Call) -> Result:
@@ -53,11 +53,18 @@ def _xlog1py(call: Call) -> Result:
     return _zero_where(tf.equal(x, 0), x * log1p(y))
 
 
+def _log(x: tf.Tensor) -> tf.Tensor:
+    """tf2onnx fails on logarithms of anything but float32."""
+    import tensorflow as tf
+
+    return tf.math.log(x) if x.dtype == tf.float32 else tf.cast(tf.math.log(tf.cast(x, tf.float32)), x.dtype)
+
+
 def log1p(x: tf.Tensor) -> tf.Tensor:
     """log(1 + x); near zero, where 1 + x would lose digits, 2 artanh(x / (2 + x))."""
     import tensorflow as tf
 
-    return tf.where(tf.abs(x) < 0.5, 2 * tf.atanh(x / (2 + x)), tf.math.log(1 + x))
+    return tf.where(tf.abs(x) < 0.5, 2 * tf.atanh(x / (2 + x)), _log(1 + x))
 
 
 def expm1(x: tf.Tensor) -> tf.Tensor:
@@ -173,9 +180,9 @@ def _lin_space(call: Call) -> Result:
     count = int(call.known(2, "the number of values"))
     if count == 1:
         return start[tf.newaxis]
-    steps = tf.constant(np.arange(count - 1), start.dtype)
+    steps = tf.constant(np.arange(1, count - 1), start.dtype)
     delta = (stop - start) / (count - 1)
-    return tf.concat([start + delta * steps, stop[tf.newaxis]], 0)
+    return tf.concat([start[tf.newaxis], start + delta * steps, stop[tf.newaxis]], 0)
 
 
 def _identity(call: Call) -> Result:
@@ -197,28 +204,134 @@ def _approximate_equal(call: Call) -> Result:
 
 
 def _sum_of_all(call: Call) -> Result:
+    """One after the other: ONNX's Sum takes no integers."""
+    total = call.real(0)
+    for i in range(1, len(call.inputs)):
+        total += call.real(i)
+    return total
+
+
+def _floor_div(call: Call) -> Result:
+    """tf2onnx rounds the quotient of integers towards zero."""
     import tensorflow as tf
 
-    return tf.add_n([call.real(i) for i in range(len(call.inputs))])
+    dtype = call.op.outputs[0].dtype
+    if not dtype.is_integer:
+        return LEAVE
+    x, y = _wide(call.real(0)), _wide(call.real(1))
+    # Truncated, less one where there is a rest and the signs differ: nothing that could overflow.
+    rest = tf.raw_ops.TruncateMod(x=x, y=y)
+    below = tf.logical_and(tf.not_equal(rest, 0), tf.not_equal(x < 0, y < 0))
+    return tf.cast(tf.truncatediv(x, y) - tf.cast(below, x.dtype), dtype)
+
+
+def _wide(x: tf.Tensor) -> tf.Tensor:
+    """Small integers as int32: TensorRT divides no others."""
+    import tensorflow as tf
+
+    return x if x.dtype.size >= 4 else tf.cast(x, tf.int32)
+
+
+def _widened(call: Call) -> Result:
+    """The same op on int32, where it is one of small integers."""
+    import tensorflow as tf
+
+    dtype = call.op.outputs[0].dtype
+    if not dtype.is_integer or dtype.size >= 4:
+        return LEAVE
+    return tf.cast(getattr(tf.raw_ops, call.op.type)(x=_wide(call.real(0)), y=_wide(call.real(1))), dtype)
+
+
+def _in_float32(argument: str) -> Rule:
+    """The same op on float32, where tf2onnx fails on float16."""
+
+    def rule(call: Call) -> Result:
+        import tensorflow as tf
+
+        x = call.real(0)
+        if x.dtype == tf.float32 or not x.dtype.is_floating:
+            return LEAVE
+        wide = getattr(tf.raw_ops, call.op.type)(**{argument: tf.cast(x, tf.float32)})
+        return tf.cast(wide, call.op.outputs[0].dtype)
+
+    return rule
+
+
+def _round(call: Call) -> Result:
+    return call.real(0) if call.op.outputs[0].dtype.is_integer else LEAVE
+
+
+def _shift(call: Call) -> Result:
+    """By a power of two, rounded down: tf2onnx takes negative numbers for large ones. Shifts beyond the width are taken
+    for the widest, as TensorFlow does."""
+    import tensorflow as tf
+
+    x, y = call.real(0), call.real(1)
+    dtype = x.dtype
+    powers = tf.constant(2 ** np.arange(min(dtype.size * 8, 63), dtype=np.int64))
+    widest = dtype.size * 8 - 1
+    if dtype.size == 8 and call.constant(1) is None:
+        raise Untranslatable(f"{call.op.type} of {dtype.name} by a computed number of places")
+    power = tf.gather(powers, tf.clip_by_value(tf.cast(y, tf.int32), 0, min(widest, 62)))
+    wide = tf.cast(x, tf.int64)
+    if call.op.type == "LeftShift":
+        return tf.cast(wide * power, dtype)
+    rest = tf.math.floormod(wide, power)
+    return tf.cast(tf.truncatediv(wide - rest, power), dtype)
+
+
+def _search(call: Call) -> Result:
+    """How many of the sorted values lie below (or not above)."""
+    import tensorflow as tf
+
+    ordered, values = call.real(0)[:, tf.newaxis, :], call.real(1)[..., tf.newaxis]
+    below = ordered < values if call.op.type == "LowerBound" else tf.logical_not(values < ordered)
+    return tf.reduce_sum(tf.cast(below, call.op.outputs[0].dtype), -1)
+
+
+def _cross(call: Call) -> Result:
+    import tensorflow as tf
+
+    a, b = (tf.unstack(call.real(i), axis=-1) for i in (0, 1))
+    return tf.stack([a[i] * b[j] - a[j] * b[i] for i, j in ((1, 2), (2, 0), (0, 1))], -1)
+
+
+def _nth(call: Call) -> Result:
+    import tensorflow as tf
+
+    x, n = call.real(0), int(call.known(1, "the number"))
+    if not x.dtype.is_floating:
+        raise Untranslatable(f"NthElement of {x.dtype.name} has no translation")
+    if call.attr("reverse"):
+        return tf.math.top_k(x, n + 1)[0][..., n]
+    return -tf.math.top_k(-x, n + 1)[0][..., n]
 
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("BitwiseAnd", "BitwiseOr", "BitwiseXor"), _bits),
     **dict.fromkeys(("InTopK", "InTopKV2"), _in_top_k),
     **dict.fromkeys(("Snapshot", "PreventGradient", "DebugGradientIdentity"), _identity),
-    "AccumulateNV2": _sum_of_all,
+    **dict.fromkeys(("AccumulateNV2", "AddN"), _sum_of_all),
+    **dict.fromkeys(("FloorMod", "TruncateMod"), _widened),
+    **dict.fromkeys(("IsFinite", "IsInf", "IsNan", "Log"), _in_float32("x")),
+    **dict.fromkeys(("LeftShift", "RightShift"), _shift),
+    **dict.fromkeys(("LowerBound", "UpperBound"), _search),
     "ApproximateEqual": _approximate_equal,
     "Bucketize": _bucketize,
+    "Cross": _cross,
     "DivNoNan": _div_no_nan,
     "EuclideanNorm": _euclidean_norm,
     "Expm1": lambda call: expm1(call.real(0)),
+    "FloorDiv": _floor_div,
     "Inv": lambda call: 1 / call.real(0),
     "Invert": _invert,
     "L2Loss": _l2_loss,
     "LinSpace": _lin_space,
     "Log1p": lambda call: log1p(call.real(0)),
     "MulNoNan": _mul_no_nan,
+    "NthElement": _nth,
     "Rank": _rank,
+    "Round": _round,
     "ShapeN": _shape_n,
     "TruncateDiv": _truncate_div,
     "Xdivy": _xdivy,

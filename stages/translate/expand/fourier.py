@@ -201,6 +201,24 @@ def _irfft(axes: int) -> Rule:
     return rule
 
 
+def _spectrogram(call: Call) -> Result:
+    """AudioSpectrogram of (samples, channels): frames under a periodic Hann window, padded to a power of two."""
+    import tensorflow as tf
+
+    samples, size, stride = call.size(0, 0), call.number("window_size"), call.number("stride")
+    if samples < size:
+        raise Untranslatable("AudioSpectrogram of fewer samples than a window")
+    starts = np.arange(0, samples - size + 1, stride)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+    sound = tf.transpose(call.real(0))
+    frames = tf.gather(sound, (starts[:, np.newaxis] + np.arange(size)).astype(np.int32), axis=1)
+    z = _from_real(frames * _constant(window, frames), 1 << (size - 1).bit_length())
+    power = z.re * z.re + z.im * z.im
+    return power if call.attr("magnitude_squared") else tf.sqrt(power)
+
+
+REAL_RULES: dict[str, Rule] = {"AudioSpectrogram": _spectrogram}
+
 RULES: dict[str, Rule] = {
     "FFT": _fft(1, -1),
     "FFT2D": _fft(2, -1),
