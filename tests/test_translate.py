@@ -125,13 +125,35 @@ def test_unsupported_op_in_a_function_is_blamed_on_the_op_that_calls_it() -> Non
     assert {op for _, op, _ in translate(*graph).unsupported} == {"StatelessWhile"}
 
 
-def test_a_handlers_failure_names_the_op() -> None:
-    def function(x: tf.Tensor) -> tf.Tensor:
-        return tf.image.extract_patches(x, [1, 2, 2, 1], [1, 2, 2, 1], [1, 2, 2, 1], "SAME") + 1.0
+def test_a_handlers_failure_names_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        @classmethod
+        def version_9(cls, *_: object, **__: object) -> None:
+            raise ValueError("not today")
 
-    (found,) = translate(*frozen(function, tf.TensorSpec((None, 7, 9, 3)))).unsupported
-    assert found[1] == "ExtractImagePatches"
+    monkeypatch.setitem(sys.modules["stages.translate.handlers"].HANDLERS, "Erfc", Failing)
+    (found,) = translate(*frozen(lambda x: tf.math.erfc(x) + 1.0, tf.TensorSpec((None, 7)))).unsupported
+    assert found[1] == "Erfc"
     assert "failed" in found[2]
+    assert "not today" in found[2]
+
+
+def test_a_wrong_translation_in_a_loop_is_blamed_on_the_loop() -> None:
+    def function(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, tf.scatter_nd(rows, v, [2, 2])), (0, x))[1]
+
+    graph = frozen(function, tf.TensorSpec((2, 2)), tf.TensorSpec((2, 1), tf.int32))
+    ((_, op, why),) = translate(*graph).unsupported
+    assert op == "StatelessWhile"
+    assert "ScatterNd" in why
+
+
+def test_integer_division_in_a_loop_rounds_down() -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 2, lambda i, v: (i + 1, v // 2 + v % 3), (0, x))[1]
+
+    graph = frozen(function, tf.TensorSpec((4,), tf.int32))
+    assert_same(graph, graph[2], np.array([-7, 7, -1, -2], np.int32))
 
 
 def test_nodes_of_a_loop_body_have_the_loop_as_origin() -> None:

@@ -49,3 +49,15 @@ def assert_same(graph: Graph, outputs: Sequence[str], *values: np.ndarray, toler
         assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
         np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
     return translation
+
+
+def check(function: Callable[..., object], *values: np.ndarray, tolerance: float = 1e-5) -> Translation:
+    """`assert_same` of all results of a function, traced with open first axes, so that nothing folds."""
+    specs = [tf.TensorSpec([None, *value.shape[1:]] if value.ndim else [], value.dtype) for value in values]
+    graph = frozen(function, *specs)
+    return assert_same(graph, graph[2], *values, tolerance=tolerance)
+
+
+def signal(*shape: int, seed: int = 0) -> np.ndarray:
+    """float32, normally distributed."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

@@ -86,6 +86,8 @@ def _compared(model: Model, path: Path) -> Result:
                 expected = _run(model, values)
             except Exception:  # noqa: BLE001 - TensorFlow refuses such values: nothing to compare
                 continue
+            if not all(map(_fits, expected, model.shapes)):
+                continue  # oneDNN's convolution of an empty batch returns the input's shape
             try:
                 with np.errstate(all="ignore"):
                     found[name] = _difference(expected, _run_onnx(path, model, values))

@@ -46,7 +46,8 @@ class Feed:
     def edges(self, batch: int, dtype: np.dtype[np.generic], rng: np.random.Generator) -> np.ndarray:
         """The same with odd values at every third place, where the values are free."""
         values = self.values(batch, dtype, rng)
-        if self.low is not None or self.high is not None or self.permutation or values.size == 0 or dtype.kind == "b":
+        free = self.low is None and self.high is None and not (self.permutation or self.ascending or self.definite)
+        if not free or values.size == 0 or dtype.kind == "b":
             return values
         if dtype.kind in "iu":
             info = np.iinfo(dtype)

@@ -7,19 +7,19 @@ translated are listed by their TF names, so that whoever cuts the graph can leav
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
 from stages.translate import handlers, passes, weights
-from stages.translate.expand import COMPLEX_RULES, RULES, Expanded, expand
+from stages.translate.expand import COMPLEX_RULES, RULES, expand
 from stages.translate.files import digest, save_model
 from stages.translate.interface import Port, finish
 from stages.translate.library import OPSET, SUPPORTED, check_internals, library
 from stages.translate.provenance import all_nodes, complete, origins, origins_by_node, tagged
 from stages.translate.recorder import Recorder
-from stages.translate.unsafe import FRAME, UNSAFE
+from stages.translate.unsafe import FRAME, UNSAFE, unsafe_calls
 
 if TYPE_CHECKING:
     import onnx
@@ -103,8 +103,8 @@ def translate(
             computed = [name for name in dict.fromkeys(outputs) if name not in set(inputs)]
             if computed:
                 expanded = expand(weights.fold(light, inputs, computed), RULES, COMPLEX_RULES)
-                if expanded.failed:
-                    return _not_expanded(expanded, graph_def, opset)
+                if refused := expanded.failed or unsafe_calls(expanded.light.graph_def):
+                    return _refused(refused, expanded.light.origins, graph_def, opset)
                 model, recorder, skipped = _convert(expanded.light, inputs, computed, opset, records)
             else:
                 model, recorder, skipped = _empty(opset), Recorder(frozenset(), {}), ()
@@ -158,10 +158,12 @@ def _convert(
             return converted.make_model("", graph_name="region"), recorder, tuple(skipped)
 
 
-def _not_expanded(expanded: Expanded, graph_def: tf.compat.v1.GraphDef, opset: int) -> Translation:
+def _refused(
+    refused: Mapping[str, str], origins: Mapping[str, frozenset[str]], graph_def: tf.compat.v1.GraphDef, opset: int
+) -> Translation:
+    """What is known to have no right translation before tf2onnx is asked."""
     ops = {node.name: node.op for node in graph_def.node}
-    origins = expanded.light.origins
-    named = {old: why for name, why in expanded.failed.items() for old in origins.get(name, frozenset((name,)))}
+    named = {old: why for name, why in refused.items() for old in origins.get(name, frozenset((name,)))}
     return Translation(_empty(opset), tuple((name, ops.get(name, ""), why) for name, why in named.items()))
 
 

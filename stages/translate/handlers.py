@@ -31,7 +31,8 @@ class _Erfc:
 
 
 class _FloorMod:
-    """tf2onnx rounds the quotient of integers towards zero: -7 mod 3 was -1 there, in TensorFlow it is 2."""
+    """tf2onnx rounds the quotient of integers towards zero: -7 mod 3 was -1 there, in TensorFlow it is 2. Floats, and small
+    integers, are expanded before, but in functions, which are not looked into."""
 
     @classmethod
     def version_10(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
@@ -41,6 +42,26 @@ class _FloorMod:
             FloorMod.version_7(ctx, node, **kwargs)
             return
         node.type = "Mod"  # with the divisor's sign, like TensorFlow's
+
+
+class _FloorDiv:
+    """tf2onnx rounds the quotient of integers towards zero; x - x mod y is a multiple of y."""
+
+    @classmethod
+    def version_10(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+        from tf2onnx.onnx_opset.math import FloorDiv
+
+        if not _of_integers(ctx, node):
+            FloorDiv.version_6(ctx, node, **kwargs)
+            return
+        dividend, divisor = node.input
+        name, outputs = node.name, list(node.output)
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        rest = ctx.make_node("Mod", [dividend, divisor], shapes=shapes, dtypes=dtypes)
+        multiple = ctx.make_node("Sub", [dividend, rest.output[0]], shapes=shapes, dtypes=dtypes)
+        ctx.remove_node(name)
+        inputs = [multiple.output[0], divisor]
+        ctx.make_node("Div", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
 class _OneHot:
@@ -108,6 +129,7 @@ class _TopKV2:
 
         kind = ctx.get_dtype(node.input[0])
         if kind not in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+            node.type = "TopK"
             TopKV2.version_13(ctx, node, **kwargs)
             return
         (values, places), shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
@@ -164,6 +186,7 @@ def _of_integers(ctx: Graph, node: Node) -> bool:
 
 HANDLERS = {
     "Erfc": _Erfc,
+    "FloorDiv": _FloorDiv,
     "FloorMod": _FloorMod,
     "OneHot": _OneHot,
     "Select": _Select,

@@ -35,6 +35,7 @@ INTERNALS = {
     "tf2onnx.tfonnx:resolve_functions": ("tf_graph",),
     "tf2onnx.tfonnx:clear_functions": (),
     "tf2onnx.tf_loader:tf_optimize": ("input_names", "output_names", "graph_def"),
+    "tf2onnx.onnx_opset.math:FloorDiv.version_6": ("ctx", "node"),
     "tf2onnx.onnx_opset.math:FloorMod.version_7": ("ctx", "node"),
     "tf2onnx.onnx_opset.tensor:TopKV2.version_13": ("ctx", "node"),
     "tf2onnx.optimizer:optimize_graph": ("graph", "catch_errors", "optimizers"),

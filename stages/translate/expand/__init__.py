@@ -5,7 +5,7 @@ This knows nothing of tf2onnx: a rule can be checked in TensorFlow alone.
 
 from __future__ import annotations
 
-from stages.translate.expand import arithmetic, complex_ops, fourier, images, layout, quantised, segments
+from stages.translate.expand import arithmetic, complex_ops, fourier, images, layout, matrices, quantised, segments
 from stages.translate.expand.call import Rule
 from stages.translate.expand.graph import Expanded, expand
 
@@ -16,6 +16,7 @@ RULES: dict[str, Rule] = {
     **fourier.REAL_RULES,
     **images.RULES,
     **layout.RULES,
+    **matrices.RULES,
     **quantised.RULES,
     **segments.RULES,
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def _zero_where(condition: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
-    return tf.where(condition, tf.constant(0, value.dtype), value)
+    return tf.where(condition, tf.zeros([], value.dtype), value)
 
 
 def _div_no_nan(call: Call) -> Result:
@@ -232,14 +232,36 @@ def _wide(x: tf.Tensor) -> tf.Tensor:
     return x if x.dtype.size >= 4 else tf.cast(x, tf.int32)
 
 
-def _widened(call: Call) -> Result:
-    """The same op on int32, where it is one of small integers."""
+def _truncate_mod(call: Call) -> Result:
+    """Small integers as int32: TensorRT divides no others."""
     import tensorflow as tf
 
     dtype = call.op.outputs[0].dtype
     if not dtype.is_integer or dtype.size >= 4:
         return LEAVE
-    return tf.cast(getattr(tf.raw_ops, call.op.type)(x=_wide(call.real(0)), y=_wide(call.real(1))), dtype)
+    return tf.cast(tf.truncatemod(_wide(call.real(0)), _wide(call.real(1))), dtype)
+
+
+def _floor_mod(call: Call) -> Result:
+    """tf2onnx computes x - floor(x / y) y, which loses the digits of large quotients; for floats as TensorFlow does it,
+    integers by ONNX's Mod."""
+    import tensorflow as tf
+
+    x, y = call.real(0), call.real(1)
+    dtype = x.dtype
+    if dtype.is_integer:
+        return LEAVE if dtype.size >= 4 else tf.cast(tf.math.floormod(_wide(x), _wide(y)), dtype)
+    rest = tf.truncatemod(x, y)
+    turned = tf.logical_and(tf.not_equal(rest, 0), tf.not_equal(y < 0, rest < 0))
+    return tf.where(turned, rest + y, rest)
+
+
+def _max_pool(call: Call) -> Result:
+    """tf2onnx pools integers as float32."""
+    dtype = call.op.outputs[0].dtype
+    if dtype.is_integer and dtype.size >= 4:
+        raise Untranslatable(f"{call.op.type} of {dtype.name} has no translation that is exact")
+    return LEAVE
 
 
 def _in_float32(argument: str) -> Rule:
@@ -258,7 +280,10 @@ def _in_float32(argument: str) -> Rule:
 
 
 def _round(call: Call) -> Result:
-    return call.real(0) if call.op.outputs[0].dtype.is_integer else LEAVE
+    """TensorFlow's kernel gives 0 for integers, and TensorRT takes none."""
+    if call.op.outputs[0].dtype.is_integer:
+        raise Untranslatable("Round of integers has no translation")
+    return LEAVE
 
 
 def _shift(call: Call) -> Result:
@@ -312,7 +337,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("InTopK", "InTopKV2"), _in_top_k),
     **dict.fromkeys(("Snapshot", "PreventGradient", "DebugGradientIdentity"), _identity),
     **dict.fromkeys(("AccumulateNV2", "AddN"), _sum_of_all),
-    **dict.fromkeys(("FloorMod", "TruncateMod"), _widened),
+    **dict.fromkeys(("MaxPool", "MaxPoolV2"), _max_pool),
+    **dict.fromkeys(("Mod", "TruncateMod"), _truncate_mod),
     **dict.fromkeys(("IsFinite", "IsInf", "IsNan", "Log"), _in_float32("x")),
     **dict.fromkeys(("LeftShift", "RightShift"), _shift),
     **dict.fromkeys(("LowerBound", "UpperBound"), _search),
@@ -323,6 +349,7 @@ RULES: dict[str, Rule] = {
     "EuclideanNorm": _euclidean_norm,
     "Expm1": lambda call: expm1(call.real(0)),
     "FloorDiv": _floor_div,
+    "FloorMod": _floor_mod,
     "Inv": lambda call: 1 / call.real(0),
     "Invert": _invert,
     "L2Loss": _l2_loss,

@@ -79,7 +79,7 @@ class Call:
             flat = np.frombuffer(self.weights[tensor.op.name], tensor.dtype.as_numpy_dtype)
             return flat.reshape(tensor.shape.as_list())
         value = tf.get_static_value(tensor)
-        return None if value is None else np.asarray(value)
+        return _computed(tensor) if value is None else np.asarray(value)
 
     def known(self, index: int, what: str) -> Array:
         """Input `index`, whose value must be known.
@@ -102,6 +102,40 @@ class Call:
         if size is None:
             raise Untranslatable(f"{self.op.type}: axis {axis} of input {index} has no fixed size")
         return int(size)
+
+
+_CONE = 100
+"""Most ops that are looked at to find a value that sizes decide."""
+
+
+def _computed(tensor: tf.Tensor) -> Array | None:
+    """A value that is computed from known sizes only, as tf.shape(x)[1:3] of an x with an open batch: it comes out the
+    same whatever the open sizes are."""
+    import tensorflow as tf
+
+    shapes, seen, todo = [], set(), [tensor]
+    while todo:
+        op = todo.pop().op
+        if op.name in seen:
+            continue
+        seen.add(op.name)
+        if op.type == "Shape" and op.inputs[0].shape.rank is not None:
+            shapes.append(op)
+        elif op.type.startswith("Placeholder") or op.op_def.is_stateful or len(seen) > _CONE:
+            return None
+        else:
+            todo += op.inputs
+    if not shapes:
+        return None
+    found = []
+    with tf.compat.v1.Session(graph=tensor.graph) as session:
+        for open_size in (1, 3, 1009):
+            sizes = {op: [open_size if n is None else n for n in op.inputs[0].shape.as_list()] for op in shapes}
+            try:
+                found.append(session.run(tensor, {op.outputs[0]: size for op, size in sizes.items()}))
+            except tf.errors.OpError:
+                return None
+    return found[0] if all(np.array_equal(found[0], other) for other in found) else None
 
 
 Result: TypeAlias = "Value | Sequence[Value] | _Leave"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _PART = "expanded"
+_MAX_ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +30,24 @@ class Expanded:
 
 
 def expand(light: LightGraph, rules: Mapping[str, Rule], complex_rules: Mapping[str, Rule]) -> Expanded:
-    """Expand every op that has a rule, and every op with a complex input or output (`complex_rules`).
+    """Expand every op that has a rule, and every op with a complex input or output (`complex_rules`), and what they
+    became, until nothing changes.
 
     Where an op fails the graph is of no use. Functions are not looked into.
     """
+    for _ in range(_MAX_ROUNDS):
+        if not any(node.op in rules or _mentions_complex(node) for node in light.graph_def.node):
+            return Expanded(light, {})
+        expanded = _expand_once(light, rules, complex_rules)
+        if expanded.failed or expanded.light is light:
+            return expanded
+        light = expanded.light
+    raise AssertionError("rules that expand into one another")
+
+
+def _expand_once(light: LightGraph, rules: Mapping[str, Rule], complex_rules: Mapping[str, Rule]) -> Expanded:
     import tensorflow as tf
 
-    if not any(node.op in rules or _mentions_complex(node) for node in light.graph_def.node):
-        return Expanded(light, {})
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(light.graph_def, name="")
     splicer = _Splicer(light)
@@ -101,6 +112,8 @@ class _Splicer:
     def result(self) -> Expanded:
         import tensorflow as tf
 
+        if not self._new:
+            return Expanded(self._light, self._failed)
         graph_def = tf.compat.v1.GraphDef()
         graph_def.versions.CopyFrom(self._light.graph_def.versions)
         graph_def.library.CopyFrom(self._light.graph_def.library)

@@ -34,16 +34,17 @@ def _mirror_pad(call: Call) -> Result:
 
 
 def _pad_v2(call: Call) -> Result:
-    """tf2onnx pads float16 with a float32 constant."""
+    """tf2onnx pads float16 and booleans with a float32 constant."""
     import tensorflow as tf
 
     x = call.real(0)
-    if x.dtype == tf.float32 or not x.dtype.is_floating:
+    if x.dtype not in (tf.float16, tf.bfloat16, tf.bool):
         return LEAVE
-    wide = tf.raw_ops.PadV2(
-        input=tf.cast(x, tf.float32), paddings=call.real(1), constant_values=tf.cast(call.real(2), tf.float32)
+    wide = tf.int32 if x.dtype == tf.bool else tf.float32
+    padded = tf.raw_ops.PadV2(
+        input=tf.cast(x, wide), paddings=call.real(1), constant_values=tf.cast(call.real(2), wide)
     )
-    return tf.cast(wide, x.dtype)
+    return tf.cast(padded, x.dtype)
 
 
 def _roll(call: Call) -> Result:
@@ -83,7 +84,7 @@ def _matrix_diag(call: Call) -> Result:
 
     diagonal, k = call.real(0), _offset(call)
     length = call.size(0, -1)
-    sizes, filling = (length + abs(k),) * 2, tf.constant(0, diagonal.dtype)
+    sizes, filling = (length + abs(k),) * 2, tf.zeros([], diagonal.dtype)
     if len(call.inputs) > 1:
         given = [int(call.known(i, "the size")) for i in (2, 3)]
         sizes = (given[0] if given[0] >= 0 else sizes[0], given[1] if given[1] >= 0 else sizes[1])
@@ -131,7 +132,7 @@ def _diag(call: Call) -> Result:
     x = call.real(0)
     if x.shape.rank != 1:
         raise Untranslatable(f"Diag of rank {x.shape.rank} has no translation")
-    return tf.where(np.eye(call.size(0, 0), dtype=bool), x, tf.constant(0, x.dtype))
+    return tf.where(np.eye(call.size(0, 0), dtype=bool), x, tf.zeros([], x.dtype))
 
 
 def _diag_part(call: Call) -> Result:
@@ -159,7 +160,7 @@ def _band_part(call: Call) -> Result:
         inside = tf.logical_and(inside, offsets >= -low)
     if high >= 0:
         inside = tf.logical_and(inside, offsets <= high)
-    return tf.where(inside, x, tf.constant(0, x.dtype))
+    return tf.where(inside, x, tf.zeros([], x.dtype))
 
 
 def _block_nd(call: Call) -> Result:
@@ -205,6 +206,37 @@ def _conjugate_transpose(call: Call) -> Result:
     return tf.transpose(call.real(0), call.real(1))
 
 
+def _sparse_to_dense(call: Call) -> Result:
+    import tensorflow as tf
+
+    places, shape, values, default = (call.real(i) for i in range(4))
+    if places.shape.rank is None:
+        raise Untranslatable("SparseToDense of indices of unknown rank")
+    rank = call.size(1, 0)
+    places = tf.reshape(places, [-1, rank])
+    if values.shape.rank == 0:
+        values = tf.fill(tf.shape(places)[:1], values)
+    return tf.raw_ops.TensorScatterUpdate(tensor=tf.fill(shape, default), indices=places, updates=values)
+
+
+def _dynamic_stitch(call: Call) -> Result:
+    """Of known indices: a gather. Of one that comes twice the last value counts."""
+    import tensorflow as tf
+
+    count = len(call.inputs) // 2
+    indices = [call.known(i, "the indices") for i in range(count)]
+    rows = [
+        tf.reshape(call.real(count + i), [index.size, *call.op.inputs[count + i].shape.as_list()[index.ndim :]])
+        for i, index in enumerate(indices)
+    ]
+    flat = np.concatenate([index.ravel() for index in indices])
+    places = np.zeros(flat.max(initial=-1) + 1, np.int32)
+    places[flat] = np.arange(flat.size)
+    if len(np.unique(flat)) < places.size:
+        raise Untranslatable("DynamicStitch with places that nothing is put into")
+    return tf.gather(tf.concat(rows, 0), places)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("BatchToSpace", "SpaceToBatch"), _block_nd),
     **dict.fromkeys(("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3"), _matrix_diag),
@@ -212,6 +244,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("MatrixSetDiag", "MatrixSetDiagV2", "MatrixSetDiagV3"), _matrix_set_diag),
     "BroadcastArgs": _broadcast_args,
     "ConjugateTranspose": _conjugate_transpose,
+    **dict.fromkeys(("DynamicStitch", "ParallelDynamicStitch"), _dynamic_stitch),
     "Diag": _diag,
     "DiagPart": _diag_part,
     "MatrixBandPart": _band_part,
@@ -219,5 +252,6 @@ RULES: dict[str, Rule] = {
     "PadV2": _pad_v2,
     "Reverse": _reverse,
     "Roll": _roll,
+    "SparseToDense": _sparse_to_dense,
     "UnravelIndex": _unravel,
 }

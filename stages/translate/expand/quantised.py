@@ -6,33 +6,35 @@ Q and DQ would not be the same function. The cost: TensorRT can't make int8 kern
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from stages.compare import Array
 from stages.translate.expand.call import Call, Result, Rule, Untranslatable
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 _F = np.float32
+Floats: TypeAlias = "npt.NDArray[np.float32]"
 
 
-def _fake(x: tf.Tensor, low: Array, high: Array, bits: int, narrow: bool) -> tf.Tensor:
-    """Clamp to a range that zero lies in, and round to its steps; ranges of zero width give zero."""
+def _fake(x: tf.Tensor, low: Floats, high: Floats, bits: int, narrow: bool, *, divide: bool) -> tf.Tensor:
+    """Clamp to a range that zero lies in, and round to its steps (fake_quant_ops_functor.h). One of the three ops divides
+    by the width of a step, where the others multiply by its inverse."""
     import tensorflow as tf
 
     least, most = _F(1 if narrow else 0), _F(2**bits - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = (high.astype(_F) - low.astype(_F)) / (most - least)
-        zero = np.where(scale == 0, 0, least - low.astype(_F) / np.where(scale == 0, 1, scale)).astype(_F)
-    # std::round: halves away from zero; zero points are not negative here.
-    zero = np.clip(np.floor(zero + _F(0.5)), least, most).astype(_F)
+    width = np.where(high > low, high - low, _F(1)).astype(_F)
+    scale, inverse = width / (most - least), (most - least) / width  # not 1 / scale: digits
+    zero = np.clip(np.floor(least - low / scale + _F(0.5)), least, most)  # positive, so this is std::round
     start, end = (least - zero) * scale, (most - zero) * scale
-    steps = tf.floor((tf.clip_by_value(x, start, end) - start) / np.where(scale == 0, _F(1), scale) + _F(0.5))
-    result = steps * scale + start
-    return tf.where((low == 0) & (high == 0), tf.zeros_like(result), result)
+    first = np.floor(-start * inverse + _F(0.5))
+    shifted = tf.clip_by_value(x, start, end) - start
+    steps = shifted / scale if divide else shifted * inverse
+    result = tf.floor(steps - first + _F(0.5)) * scale
+    return tf.where((low == 0) & (high == 0), tf.zeros_like(result), result)  # TensorFlow's choice for an empty range
 
 
 def _fake_quant(call: Call) -> Result:
@@ -41,7 +43,7 @@ def _fake_quant(call: Call) -> Result:
         low, high = (np.asarray(call.attr(name), _F) for name in ("min", "max"))
     else:
         low, high = (call.known(index, "the range").astype(_F) for index in (1, 2))
-    return _fake(call.real(0), low, high, bits, narrow)
+    return _fake(call.real(0), low, high, bits, narrow, divide=call.op.type == "FakeQuantWithMinMaxVars")
 
 
 def _quantize_and_dequantize(call: Call) -> Result:

@@ -43,11 +43,14 @@ def _flat(x: tf.Tensor, axes: int) -> tf.Tensor:
     return tf.reshape(x, [-1 if None in rows else math.prod(rows), math.prod(width)])
 
 
-def _gathered(kind: str, values: tf.Tensor, places: tf.Tensor, count: int) -> tf.Tensor:
-    """(rows, width) values and the place of each row → (count, width); a place without rows gets the neutral value."""
+def _gathered(kind: str, values: tf.Tensor, places: tf.Tensor, count: int, *, infinite: bool = False) -> tf.Tensor:
+    """(rows, width) values and the place of each row → (count, width); a place without rows gets the neutral value, which
+    for a largest or smallest one is the dtype's, or infinity."""
     import tensorflow as tf
 
     lowest, highest = values.dtype.min, values.dtype.max
+    if infinite and values.dtype.is_floating:
+        lowest, highest = -np.inf, np.inf
     neutral = {"Sum": 0, "Prod": 1, "Max": lowest, "Min": highest}[kind]
     reduce = {"Sum": tf.reduce_sum, "Prod": tf.reduce_prod, "Max": tf.reduce_max, "Min": tf.reduce_min}[kind]
     own = tf.equal(tf.constant(np.arange(count)[:, np.newaxis], places.dtype), places)[..., tf.newaxis]
@@ -66,6 +69,8 @@ def _scatter_nd(call: Call) -> Result:
     import tensorflow as tf
 
     indices, updates = call.real(0), call.real(1)
+    if not (updates.dtype.is_floating or updates.dtype.is_integer):
+        raise Untranslatable(f"ScatterNd of {updates.dtype.name} has no translation")
     known = call.constant(0)
     if known is not None:
         rows = known.reshape(-1, known.shape[-1])
@@ -98,7 +103,8 @@ def _tensor_scatter(kind: str) -> Rule:
         strides = [math.prod(shape[axis + 1 : depth]) for axis in range(depth)]
         places = tf.reshape(tf.reduce_sum(indices * tf.constant(strides, indices.dtype), -1), [-1])
         flat = tf.reshape(updates, [-1, width])
-        found = tf.reshape(_gathered("Sum" if kind in ("Add", "Sub") else kind, flat, places, outer), shape)
+        kind_of_sum = "Sum" if kind in ("Add", "Sub") else kind
+        found = tf.reshape(_gathered(kind_of_sum, flat, places, outer, infinite=True), shape)
         combine = {"Add": tf.add, "Sub": tf.subtract, "Max": tf.maximum, "Min": tf.minimum}[kind]
         return combine(tensor, found)
 
@@ -142,7 +148,7 @@ def _sorted(kind: str, *, sparse: bool) -> Rule:
         elif kind == "SqrtN":
             found /= tf.sqrt(tf.maximum(rows, 1))
         elif kind in ("Max", "Min"):
-            found = tf.where(rows > 0, found, tf.constant(0, found.dtype))
+            found = tf.where(rows > 0, found, tf.zeros([], found.dtype))
         return tf.reshape(found, [count, *data.shape.as_list()[1:]])
 
     return rule
@@ -160,7 +166,7 @@ def _bincount(call: Call) -> Result:
     if weights.shape.num_elements() == 0:
         weights = tf.constant(1, kind)
     own = tf.equal(tf.cast(numbers, tf.int32)[..., tf.newaxis], np.arange(count, dtype=np.int32))
-    found = tf.where(own, weights[..., tf.newaxis], tf.constant(0, kind))
+    found = tf.where(own, weights[..., tf.newaxis], tf.zeros([], kind))
     if call.op.type == "DenseBincount" and call.attr("binary_output"):
         found = tf.cast(own, kind)
         result = tf.reduce_max(found, -2)
