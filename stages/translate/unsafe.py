@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def unsafe_calls(graph_def: tf.compat.v1.GraphDef) -> dict[str, str]:
     functions = {function.signature.name: function for function in graph_def.library.function}
     wrong: dict[str, str] = {}
 
-    def inside(nodes: object, seen: frozenset[str]) -> str:
-        for node in nodes:  # type: ignore[attr-defined]
+    def inside(nodes: Iterable[tf.compat.v1.NodeDef], seen: frozenset[str]) -> str:
+        for node in nodes:
             if node.op in UNSAFE or node.op in EXPANDED_OUTSIDE:
                 return f"holds {node.op}: {UNSAFE.get(node.op, 'tf2onnx translates it wrongly in a loop or branch')}"
             if why := called(node, seen):

@@ -5,7 +5,17 @@ This knows nothing of tf2onnx: a rule can be checked in TensorFlow alone.
 
 from __future__ import annotations
 
-from stages.translate.expand import arithmetic, complex_ops, fourier, images, layout, matrices, quantised, segments
+from stages.translate.expand import (
+    arithmetic,
+    complex_ops,
+    fourier,
+    images,
+    integers,
+    layout,
+    matrices,
+    quantised,
+    segments,
+)
 from stages.translate.expand.call import Rule
 from stages.translate.expand.graph import Expanded, expand
 
@@ -15,6 +25,7 @@ RULES: dict[str, Rule] = {
     **arithmetic.RULES,
     **fourier.REAL_RULES,
     **images.RULES,
+    **integers.RULES,
     **layout.RULES,
     **matrices.RULES,
     **quantised.RULES,
