@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -312,6 +313,41 @@ def test_a_crashing_pass_is_left_out(cnn: Graph, monkeypatch: pytest.MonkeyPatch
 
 def test_installed_tf2onnx_has_the_internals_that_are_used() -> None:
     check_internals()
+
+
+def _used_of_tf2onnx(file: Path) -> set[str]:
+    """`module:name` of everything that a file takes from tf2onnx at run time."""
+    tree = ast.parse(file.read_text())
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    modules: dict[str, str] = {}
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in typing and (node.module or "").split(".")[0] == "tf2onnx":
+            for alias in node.names:
+                if node.module == "tf2onnx":
+                    modules[alias.asname or alias.name] = f"tf2onnx.{alias.name}"
+                else:
+                    used.add(f"{node.module}:{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            used.add(f"{modules[node.value.id]}:{node.attr}")
+    return used
+
+
+def test_everything_that_is_used_of_tf2onnx_is_checked_at_the_start() -> None:
+    folder = Path(translate.__code__.co_filename).parent
+    used = {place for file in folder.rglob("*.py") for place in _used_of_tf2onnx(file)}
+    internals = sys.modules["stages.translate.library"].INTERNALS
+    unchecked = {
+        place for place in used if not any(known == place or known.startswith(f"{place}.") for known in internals)
+    }
+    assert len(used) > 15
+    assert unchecked == set()
 
 
 @pytest.mark.parametrize("place", ["tf2onnx.graph:Graph.vanished", "tf2onnx.vanished:thing"])
