@@ -34,6 +34,7 @@ def _moves(v: Values) -> list[tf.Tensor]:
     results += [tf.linalg.diag_part(image[:, :4, :4, 0]), tf.linalg.set_diag(image[:, :4, :4, 0], x[:, :4])]
     results += [tf.scatter_nd(rows, x, [4, 6]), tf.tensor_scatter_nd_max(tf.zeros([4, 6]), rows, x)]
     results += [tf.math.unsorted_segment_sum(x, rows[:, 0], 4), tf.linalg.inv(image[:, :3, :3, 0] + 9.0 * tf.eye(3))]
+    results += [tf.math.cumprod(x, 1, exclusive=True), tf.math.cumulative_logsumexp(x, 1)]
     return results
 
 

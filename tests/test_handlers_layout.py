@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -184,3 +186,23 @@ def test_a_value_that_only_sizes_decide_is_known() -> None:
 
     refused = translate(*frozen(function, tf.TensorSpec((None, 5)))).unsupported
     assert [(op, why) for _, op, why in refused] == [("Roll", "Roll: the shift is computed at run time")]
+
+
+@pytest.mark.parametrize("op", [tf.math.cumprod, tf.math.cumulative_logsumexp])
+def test_scans_along_an_axis(op: Callable[..., tf.Tensor]) -> None:
+    def function(x: tf.Tensor) -> list[tf.Tensor]:
+        ways = [(False, False), (False, True), (True, False), (True, True)]
+        return [op(x, axis=1, exclusive=exclusive, reverse=reverse) for exclusive, reverse in ways]
+
+    check(function, signal(2, 7, 3))
+    check(function, np.array([[[0], [-INF], [3], [-INF], [INF]]], np.float32)[:, :4])
+
+
+def test_ops_of_other_names() -> None:
+    def function(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        solved = tf.linalg.solve(x + 9.0 * tf.eye(3), x[..., :2])
+        product = tf.raw_ops.SparseMatMul(a=x[0], b=x[1], transpose_b=True)
+        return solved, product, tf.raw_ops.ParallelConcat(values=[x[:1], x[1:]], shape=[2, 3, 3])
+
+    graph = frozen(function, tf.TensorSpec((2, 3, 3)))
+    assert_same(graph, graph[2], signal(2, 3, 3), tolerance=5e-5)

@@ -1,9 +1,12 @@
-"""Small matrices, written out; and a recurrent cell that is one op."""
+"""Small matrices, written out; products along an axis; ops that are several others in one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from stages.translate.expand.arithmetic import log1p
 from stages.translate.expand.call import Call, Result, Rule, Untranslatable
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def _matrix_determinant(call: Call) -> Result:
     return _determinant(_entries(call))
 
 
-def _matrix_inverse(call: Call) -> Result:
+def _inverse(call: Call) -> tf.Tensor:
     """The adjugate over the determinant. A singular matrix gives infinity or NaN where TensorFlow raises an error."""
     import tensorflow as tf
 
@@ -59,6 +62,65 @@ def _matrix_inverse(call: Call) -> Result:
     return tf.stack([tf.stack([entry(i, j) for j in range(size)], -1) for i in range(size)], -2)
 
 
+def _matrix_inverse(call: Call) -> Result:
+    return _inverse(call)
+
+
+def _matrix_solve(call: Call) -> Result:
+    import tensorflow as tf
+
+    return tf.matmul(_inverse(call), call.real(1))
+
+
+def _scan(call: Call) -> Result:
+    """Cumprod and CumulativeLogsumexp: every place takes in those 1, 2, 4, … before it. TensorRT fails to build the Loop
+    that tf2onnx makes of Cumprod."""
+    import tensorflow as tf
+
+    x, axis = call.real(0), int(call.known(1, "the axis")) % call.op.inputs[0].shape.rank
+    size = call.size(0, axis)
+    product = call.op.type == "Cumprod"
+    neutral = tf.constant(1, x.dtype) if product else tf.constant(-np.inf, x.dtype)
+
+    def shifted(value: tf.Tensor, by: int) -> tf.Tensor:
+        pads = [[0, 0]] * x.shape.rank
+        pads[axis] = [by, 0]
+        kept = value[(*(slice(None),) * axis, slice(None, size - by))]
+        return tf.pad(kept, pads, constant_values=neutral)
+
+    x = tf.reverse(x, [axis]) if call.attr("reverse") else x
+    if call.attr("exclusive") and size:
+        x = shifted(x, 1)
+    step = 1
+    while step < size:
+        before = shifted(x, step)
+        x = x * before if product else _log_add(x, before)
+        step *= 2
+    return tf.reverse(x, [axis]) if call.attr("reverse") else x
+
+
+def _log_add(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    import tensorflow as tf
+
+    large, gap = tf.maximum(a, b), tf.abs(a - b)
+    # Both -inf: their gap is NaN, and so it must not count.
+    return tf.where(tf.equal(a, b), a + np.log(2).astype(a.dtype.as_numpy_dtype), large + log1p(tf.exp(-gap)))
+
+
+def _parallel_concat(call: Call) -> Result:
+    import tensorflow as tf
+
+    return tf.concat([call.real(i) for i in range(len(call.inputs))], 0)
+
+
+def _sparse_matmul(call: Call) -> Result:
+    """A matrix product; only its kernel looks for zeros."""
+    import tensorflow as tf
+
+    a, b = (tf.cast(call.real(i), tf.float32) for i in (0, 1))
+    return tf.matmul(a, b, bool(call.attr("transpose_a")), bool(call.attr("transpose_b")))
+
+
 def _gru_cell(call: Call) -> Result:
     """One step of a GRU whose gates are reset, then update: r, u, c, h."""
     import tensorflow as tf
@@ -70,7 +132,11 @@ def _gru_cell(call: Call) -> Result:
 
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Cumprod", "CumulativeLogsumexp"), _scan),
     "GRUBlockCell": _gru_cell,
     "MatrixDeterminant": _matrix_determinant,
     "MatrixInverse": _matrix_inverse,
+    "MatrixSolve": _matrix_solve,
+    "ParallelConcat": _parallel_concat,
+    "SparseMatMul": _sparse_matmul,
 }
