@@ -22,13 +22,14 @@ PACKAGES = (
 )
 
 
-def write(name: str, figures: dict[str, object]) -> None:
-    """Write `results/<name>.json` and print it."""
+def write(name: str, figures: dict[str, object], *, quietly: bool = False) -> None:
+    """Write `results/<name>.json` and, unless `quietly`, print it."""
     record = {"benchmark": name, "date": datetime.date.today().isoformat(), "machine": machine(), "figures": figures}
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text)
-    print(text, end="")
+    if not quietly:
+        print(text, end="")
 
 
 def machine() -> dict[str, object]:

@@ -12,8 +12,9 @@ from stages.translate import UNSAFE, translatable_ops
 
 BOUNDARY_DTYPES = frozenset({"float32", "float16", "bfloat16", "int32", "int64", "int8", "uint8", "bool"})
 """What may cross between TensorFlow and an engine (float64 bindings would silently become float32)."""
-INTERIOR_DTYPES = BOUNDARY_DTYPES | {"variant"}
-"""What may also flow inside a region; variants are the tensor lists of Keras's recurrent layers."""
+INTERIOR_DTYPES = BOUNDARY_DTYPES | {"variant", "complex64"}
+"""What may also flow inside a region: variants are the tensor lists of Keras's recurrent layers, complex numbers become
+pairs of real ones."""
 TF1_CONTROL_FLOW = frozenset(
     prefix + op
     for prefix in ("", "Ref")

@@ -56,6 +56,12 @@ def test_only_translate_calls_tf2onnx() -> None:
     assert all(caller.startswith("stages/translate/") for caller in callers)
 
 
+def test_expansions_know_neither_tf2onnx_nor_onnx() -> None:
+    files = list((ROOT / "stages/translate/expand").glob("*.py"))
+    assert files
+    assert not [file.name for file in files if starts_with(imports(file), "tf2onnx", "onnx")]
+
+
 def test_help_answers_in_under_a_second_without_tensorflow() -> None:
     program = (
         "import sys; from pipeline.cli import main\n"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from stages.errors import ExportError
 from stages.translate import (
     OPSET,
     UNSAFE,
-    Translation,
     check_internals,
     digest,
     origins,
@@ -30,46 +30,7 @@ from stages.translate import (
     translate,
 )
 from stages.translate.provenance import all_nodes
-
-Graph = tuple[tf.compat.v1.GraphDef, list[str], list[str]]
-
-
-def frozen(function: Callable[..., object], *specs: tf.TensorSpec) -> Graph:
-    """GraphDef without variables, names of its inputs and outputs."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    concrete = tf.function(function).get_concrete_function(*specs)
-    constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-    graph_def = constant.graph.as_graph_def(add_shapes=True)
-    return graph_def, [t.name for t in constant.inputs], [t.name for t in constant.outputs]
-
-
-def run_tensorflow(graph: Graph, outputs: Sequence[str], values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    config = tf.compat.v1.ConfigProto()
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
-        tf.import_graph_def(graph[0], name="")
-        return session.run(list(outputs), dict(zip(graph[1], values, strict=True)))
-
-
-def run_onnx(translation: Translation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(translation.model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feeds = {name.name: values[int(name.name.removeprefix("input_"))] for name in session.get_inputs()}
-    return session.run([f"output_{index}" for index in range(len(translation.model.graph.output))], feeds)
-
-
-def assert_same(graph: Graph, outputs: Sequence[str], *values: np.ndarray, tolerance: float = 1e-5) -> Translation:
-    """Translate, run both, compare values, dtypes and shapes."""
-    translation = translate(graph[0], graph[1], outputs)
-    assert translation.unsupported == ()
-    onnx.checker.check_model(translation.model)
-    expected = run_tensorflow(graph, outputs, values)
-    for wanted, got in zip(expected, run_onnx(translation, values), strict=True):
-        assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
-        np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance)
-    return translation
+from tests.translation import Graph, assert_same, frozen, run_onnx
 
 
 def image(batch: int, channels: int = 3) -> np.ndarray:
@@ -165,13 +126,35 @@ def test_unsupported_op_in_a_function_is_blamed_on_the_op_that_calls_it() -> Non
     assert {op for _, op, _ in translate(*graph).unsupported} == {"StatelessWhile"}
 
 
-def test_a_handlers_failure_names_the_op() -> None:
-    def function(x: tf.Tensor) -> tf.Tensor:
-        return tf.image.extract_patches(x, [1, 2, 2, 1], [1, 2, 2, 1], [1, 2, 2, 1], "SAME") + 1.0
+def test_a_handlers_failure_names_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        @classmethod
+        def version_9(cls, *_: object, **__: object) -> None:
+            raise ValueError("not today")
 
-    (found,) = translate(*frozen(function, tf.TensorSpec((None, 7, 9, 3)))).unsupported
-    assert found[1] == "ExtractImagePatches"
+    monkeypatch.setitem(sys.modules["stages.translate.handlers"].HANDLERS, "Erfc", Failing)
+    (found,) = translate(*frozen(lambda x: tf.math.erfc(x) + 1.0, tf.TensorSpec((None, 7)))).unsupported
+    assert found[1] == "Erfc"
     assert "failed" in found[2]
+    assert "not today" in found[2]
+
+
+def test_a_wrong_translation_in_a_loop_is_blamed_on_the_loop() -> None:
+    def function(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, tf.scatter_nd(rows, v, [2, 2])), (0, x))[1]
+
+    graph = frozen(function, tf.TensorSpec((2, 2)), tf.TensorSpec((2, 1), tf.int32))
+    ((_, op, why),) = translate(*graph).unsupported
+    assert op == "StatelessWhile"
+    assert "ScatterNd" in why
+
+
+def test_integer_division_in_a_loop_rounds_down() -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 2, lambda i, v: (i + 1, v // 2 + v % 3), (0, x))[1]
+
+    graph = frozen(function, tf.TensorSpec((4,), tf.int32))
+    assert_same(graph, graph[2], np.array([-7, 7, -1, -2], np.int32))
 
 
 def test_nodes_of_a_loop_body_have_the_loop_as_origin() -> None:
@@ -330,6 +313,41 @@ def test_a_crashing_pass_is_left_out(cnn: Graph, monkeypatch: pytest.MonkeyPatch
 
 def test_installed_tf2onnx_has_the_internals_that_are_used() -> None:
     check_internals()
+
+
+def _used_of_tf2onnx(file: Path) -> set[str]:
+    """`module:name` of everything that a file takes from tf2onnx at run time."""
+    tree = ast.parse(file.read_text())
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    modules: dict[str, str] = {}
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in typing and (node.module or "").split(".")[0] == "tf2onnx":
+            for alias in node.names:
+                if node.module == "tf2onnx":
+                    modules[alias.asname or alias.name] = f"tf2onnx.{alias.name}"
+                else:
+                    used.add(f"{node.module}:{alias.name}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            used.add(f"{modules[node.value.id]}:{node.attr}")
+    return used
+
+
+def test_everything_that_is_used_of_tf2onnx_is_checked_at_the_start() -> None:
+    folder = Path(translate.__code__.co_filename).parent
+    used = {place for file in folder.rglob("*.py") for place in _used_of_tf2onnx(file)}
+    internals = sys.modules["stages.translate.library"].INTERNALS
+    unchecked = {
+        place for place in used if not any(known == place or known.startswith(f"{place}.") for known in internals)
+    }
+    assert len(used) > 15
+    assert unchecked == set()
 
 
 @pytest.mark.parametrize("place", ["tf2onnx.graph:Graph.vanished", "tf2onnx.vanished:thing"])

@@ -7,18 +7,19 @@ translated are listed by their TF names, so that whoever cuts the graph can leav
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
 from stages.translate import handlers, loops, passes, weights
+from stages.translate.expand import COMPLEX_RULES, RULES, expand
 from stages.translate.files import digest, save_model
 from stages.translate.interface import Port, finish
 from stages.translate.library import OPSET, SUPPORTED, check_internals, library
 from stages.translate.provenance import all_nodes, complete, origins, origins_by_node, tagged
 from stages.translate.recorder import Recorder
-from stages.translate.unsafe import FRAME, UNSAFE
+from stages.translate.unsafe import FRAME, UNSAFE, unsafe_calls
 
 if TYPE_CHECKING:
     import onnx
@@ -71,7 +72,7 @@ def translatable_ops(opset: int = OPSET) -> frozenset[str]:
         from tf2onnx.handler import tf_op
 
         known = frozenset(name for name in tf_op.create_mapping(opset, None) if op_def_registry.get(name) is not None)
-    return known - UNSAFE.keys() - FRAME
+    return (known | RULES.keys() | COMPLEX_RULES.keys()) - UNSAFE.keys() - FRAME
 
 
 def translate(
@@ -103,7 +104,10 @@ def translate(
             if computed:
                 folded = weights.fold(light, inputs, computed)
                 loops.limit_trips(folded.graph_def)
-                model, recorder, skipped = _convert(folded, inputs, computed, opset, records)
+                expanded = expand(folded, RULES, COMPLEX_RULES)
+                if refused := expanded.failed or unsafe_calls(expanded.light.graph_def):
+                    return _refused(refused, expanded.light.origins, graph_def, opset)
+                model, recorder, skipped = _convert(expanded.light, inputs, computed, opset, records)
             else:
                 model, recorder, skipped = _empty(opset), Recorder(frozenset(), {}), ()
         except ExportError:
@@ -156,6 +160,15 @@ def _convert(
             return converted.make_model("", graph_name="region"), recorder, tuple(skipped)
 
 
+def _refused(
+    refused: Mapping[str, str], origins: Mapping[str, frozenset[str]], graph_def: tf.compat.v1.GraphDef, opset: int
+) -> Translation:
+    """What is known to have no right translation before tf2onnx is asked."""
+    ops = {node.name: node.op for node in graph_def.node}
+    named = {old: why for name, why in refused.items() for old in origins.get(name, frozenset((name,)))}
+    return Translation(_empty(opset), tuple((name, ops.get(name, ""), why) for name, why in named.items()))
+
+
 def _empty(opset: int) -> onnx.ModelProto:
     import onnx
     from tf2onnx.constants import OPSET_TO_IR_VERSION
@@ -173,7 +186,7 @@ def _port(graph: tf.Graph, name: str) -> Port:
     except (KeyError, ValueError) as error:
         raise ExportError(f"{name}: is not a tensor of the graph", "name tensors as op:0") from error
     dtype = tensor.dtype.base_dtype
-    if dtype.as_datatype_enum not in TF_TO_ONNX_DTYPE or dtype.name in ("resource", "variant"):
+    if dtype.as_datatype_enum not in TF_TO_ONNX_DTYPE or dtype.is_complex or dtype.name in ("resource", "variant"):
         raise ExportError(
             f"{name}: {dtype.name} can't cross the boundary of an ONNX model", "leave the op in TensorFlow"
         )

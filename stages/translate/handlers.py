@@ -31,7 +31,8 @@ class _Erfc:
 
 
 class _FloorMod:
-    """tf2onnx rounds the quotient of integers towards zero: -7 mod 3 was -1 there, in TensorFlow it is 2."""
+    """tf2onnx rounds the quotient of integers towards zero: -7 mod 3 was -1 there, in TensorFlow it is 2. Floats, and small
+    integers, are expanded before, but in functions, which are not looked into."""
 
     @classmethod
     def version_10(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
@@ -94,6 +95,69 @@ class _OneHot:
         ctx.make_node("Where", [hot, on, off], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+class _Select:
+    """Where. tf2onnx multiplies by 0 and 1 and adds up: NaN and infinity in what is not selected came through, as in
+    where(x > 0, log(x), 0)."""
+
+    @classmethod
+    def version_9(cls, ctx: Graph, node: Node, **_: object) -> None:
+        import onnx
+
+        condition, rank = node.input[0], ctx.get_rank(node.output[0])
+        if node.type == "Select" and ctx.get_rank(condition) == 1 and rank != 1:  # chooses rows there
+            column = ctx.make_consts([[-1] + [1] * (rank - 1)])[0].output[0]
+            rows = ctx.make_node("Reshape", [condition, column]).output[0]
+            ctx.replace_inputs(node, [rows, *node.input[1:]])
+        if ctx.get_dtype(node.output[0]) != onnx.TensorProto.BOOL:
+            node.type = "Where"
+            return
+        condition, first, second = node.input  # ONNX Runtime has no Where of booleans
+        name, outputs, shapes, dtypes = node.name, list(node.output), node.output_shapes, node.output_dtypes
+        otherwise = ctx.make_node("Not", [condition]).output[0]
+        chosen = [ctx.make_node("And", pair).output[0] for pair in ([condition, first], [otherwise, second])]
+        ctx.remove_node(name)
+        ctx.make_node("Or", chosen, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+class _TopKV2:
+    """tf2onnx turns integers into float32, which is wrong from 2**24 on; ONNX takes them as they are."""
+
+    @classmethod
+    def version_13(cls, ctx: Graph, node: Node, **kwargs: object) -> None:
+        import onnx
+        from tf2onnx.onnx_opset.tensor import TopKV2
+
+        kind = ctx.get_dtype(node.input[0])
+        if kind not in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+            node.type = "TopK"
+            TopKV2.version_13(ctx, node, **kwargs)
+            return
+        (values, places), shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+        count = ctx.make_node("Cast", [node.input[1]], attr={"to": onnx.TensorProto.INT64}).output[0]
+        count = ctx.make_node("Reshape", [count, ctx.make_consts([[1]])[0].output[0]]).output[0]
+        source, name = node.input[0], node.name
+        ctx.remove_node(name)
+        wide = f"{name}_places"
+        ctx.make_node(
+            "TopK",
+            [source, count],
+            name=name,
+            outputs=[values, wide],
+            shapes=shapes,
+            dtypes=[kind, onnx.TensorProto.INT64],
+        )
+        ctx.make_node("Cast", [wide], attr={"to": dtypes[1]}, outputs=[places], shapes=shapes[1:], dtypes=dtypes[1:])
+
+
+class _TruncateMod:
+    """With the dividend's sign, as C does it."""
+
+    @classmethod
+    def version_10(cls, ctx: Graph, node: Node, **_: object) -> None:
+        node.type = "Mod"
+        node.set_attr("fmod", 1)
+
+
 def state_split_sizes(graph: Graph) -> None:
     """Give every Split without sizes, which means equal parts, the sizes that TensorFlow knows.
 
@@ -120,7 +184,17 @@ def _of_integers(ctx: Graph, node: Node) -> bool:
     return bool(np.issubdtype(utils.map_onnx_to_numpy_type(ctx.get_dtype(node.input[0])), np.integer))
 
 
-HANDLERS = {"Erfc": _Erfc, "FloorDiv": _FloorDiv, "FloorMod": _FloorMod, "OneHot": _OneHot}
+HANDLERS = {
+    "Erfc": _Erfc,
+    "FloorDiv": _FloorDiv,
+    "FloorMod": _FloorMod,
+    "OneHot": _OneHot,
+    "Select": _Select,
+    "SelectV2": _Select,
+    "Mod": _TruncateMod,
+    "TopKV2": _TopKV2,
+    "TruncateMod": _TruncateMod,
+}
 
 
 @contextlib.contextmanager

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 _EFFECT = "its effect would be dropped without a word"
 _RANDOM = "draws other numbers than TensorFlow"
 _V1_CONTROL_FLOW = "a region may hold half of a TF 1 loop or conditional"
-_SEGMENTS = "differs for empty segments and negative segment ids"
-_INVALID = "becomes an invalid model"
 _RESOURCE = "holds state that a region can't"
 
 UNSAFE: Mapping[str, str] = {
-    "AdjustSaturation": "mixes up the channels",
     "AsString": "formats numbers otherwise than TensorFlow",
     "Assert": _EFFECT,
     "CheckNumerics": _EFFECT,
-    "CropAndResize": "becomes a Loop that crashes TensorRT's parser",
-    "DynamicStitch": "repeated indices make its result longer",
     "Enter": _V1_CONTROL_FLOW,
     "Exit": _V1_CONTROL_FLOW,
-    "ExtractImagePatches": _INVALID,
-    "FakeQuantWithMinMaxArgs": "rounds its range otherwise (differs by up to 0.03)",
-    "FakeQuantWithMinMaxVars": "rounds its range otherwise (differs by up to 0.03)",
     "FIFOQueueV2": _RESOURCE,
     "HashTableV2": _RESOURCE,
     "IteratorGetNext": _RESOURCE,
@@ -34,7 +30,6 @@ UNSAFE: Mapping[str, str] = {
     "Multinomial": _RANDOM,
     "NextIteration": _V1_CONTROL_FLOW,
     "NonMaxSuppressionV5": "ignores the soft-NMS sigma and score output",
-    "ParallelDynamicStitch": "repeated indices make its result longer",
     "Print": _EFFECT,
     "PrintV2": _EFFECT,
     "QueueDequeueManyV2": _RESOURCE,
@@ -44,28 +39,49 @@ UNSAFE: Mapping[str, str] = {
     "RandomStandardNormal": _RANDOM,
     "RandomUniform": _RANDOM,
     "RandomUniformInt": _RANDOM,
-    "ResizeArea": "takes the nearest pixel instead of the mean",
-    "ResizeBicubic": "becomes a model that ONNX Runtime refuses",
     "SampleDistortedBoundingBox": _RANDOM,
     "SampleDistortedBoundingBoxV2": _RANDOM,
-    "ScatterNd": "duplicate indices overwrite instead of adding up",
-    "SegmentMax": _SEGMENTS,
-    "SegmentMean": _SEGMENTS,
-    "SegmentMin": _SEGMENTS,
-    "SparseSegmentMean": _SEGMENTS,
-    "SparseSegmentMeanWithNumSegments": _SEGMENTS,
-    "SparseSegmentSqrtN": _SEGMENTS,
-    "SparseSegmentSqrtNWithNumSegments": _SEGMENTS,
-    "SparseToDense": _INVALID,
     "StringToNumber": "ONNX parses numbers otherwise than TensorFlow",
     "Switch": _V1_CONTROL_FLOW,
     "TruncatedNormal": _RANDOM,
-    "UnsortedSegmentMax": _SEGMENTS,
-    "UnsortedSegmentMin": _SEGMENTS,
-    "UnsortedSegmentProd": _SEGMENTS,
-    "UnsortedSegmentSum": _SEGMENTS,
 }
 """Op type -> why it must stay in TensorFlow."""
 
 # In tf2onnx's registry, but part of a graph's frame rather than computations.
 FRAME = frozenset({"NoOp", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault"})
+
+EXPANDED_OUTSIDE = frozenset(
+    {"DynamicStitch", "ParallelDynamicStitch", "SparseToDense"}
+    | {"AdjustSaturation", "CropAndResize", "ExtractImagePatches", "FakeQuantWithMinMaxArgs", "FakeQuantWithMinMaxVars"}
+    | {"LeftShift", "MatrixBandPart", "ResizeArea", "ResizeBicubic", "RightShift", "ScatterNd", "TruncateDiv"}
+    | {f"Segment{kind}" for kind in ("Max", "Mean", "Min", "Prod", "Sum")}
+    | {f"SparseSegment{kind}{count}" for kind in ("Mean", "SqrtN", "Sum") for count in ("", "WithNumSegments")}
+    | {f"UnsortedSegment{kind}" for kind in ("Max", "Min", "Prod", "Sum")}
+)
+"""What tf2onnx translates wrongly and `expand` rightly, but not in functions, into which it does not look."""
+
+
+def unsafe_calls(graph_def: tf.compat.v1.GraphDef) -> dict[str, str]:
+    """The loops and branches, by name, that hold an op which would be translated wrongly, with the reason."""
+    functions = {function.signature.name: function for function in graph_def.library.function}
+    wrong: dict[str, str] = {}
+
+    def inside(nodes: Iterable[tf.compat.v1.NodeDef], seen: frozenset[str]) -> str:
+        for node in nodes:
+            if node.op in UNSAFE or node.op in EXPANDED_OUTSIDE:
+                return f"holds {node.op}: {UNSAFE.get(node.op, 'tf2onnx translates it wrongly in a loop or branch')}"
+            if why := called(node, seen):
+                return why
+        return ""
+
+    def called(node: tf.compat.v1.NodeDef, seen: frozenset[str]) -> str:
+        for attr in node.attr.values():
+            for name in [attr.func.name, *(func.name for func in attr.list.func)]:
+                if name in functions and name not in seen and (why := inside(functions[name].node_def, seen | {name})):
+                    return why
+        return ""
+
+    for node in graph_def.node:
+        if why := called(node, frozenset()):
+            wrong[node.name] = why
+    return wrong
