@@ -166,4 +166,6 @@ def _arrange(stitched: StitchedGraph, engines: EngineSet, folder: Path) -> None:
             storage.link_or_copy(file, target / file.name)
         for engine in engines.engines:
             if engine.region == region.name:
-                storage.link_or_copy(engine.file, target / engine.file.name)
+                for file in (engine.file, *engine.beside):
+                    if not (target / file.name).exists():  # the model's weights may be the plan's
+                        storage.link_or_copy(file, target / file.name)

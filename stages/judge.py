@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import translate
+from stages import onnx_files, storage, translate
 from stages.artifacts import Reason, Region
 from stages.backends.base import BuildOptions
 from stages.backends.base import Refusal as NodeRefusal
@@ -165,7 +165,7 @@ class Judge:
         return region, found or self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
 
     def _build_failure(self, region: Region) -> str:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=region.model.parent) as folder:  # /tmp may be small, or memory
             options = replace(self._options, profiles=region.profiles)
             plan = Path(folder) / "plan"
             outcome = compile_region(self._worker, region.model, region.digest, options, plan, cache=self._cache)
@@ -189,8 +189,11 @@ class Judge:
         found is all of it. Cutting the ONNX model is quicker than exporting parts of the region anew."""
         import onnx
 
-        with tempfile.TemporaryDirectory() as folder:
-            node = first_failing_node(onnx.load(region.model), Path(folder), fails)
+        with tempfile.TemporaryDirectory(dir=region.model.parent) as folder:
+            for file in onnx_files.files_beside(region.model):
+                storage.link_or_copy(file, Path(folder, file.name))
+            model = onnx.load(region.model, load_external_data=False)
+            node = first_failing_node(model, Path(folder), fails)
         culprits = self._candidates.members(_origins(region).get(node, ()), ops)
         return dict.fromkeys(culprits, (reason, detail)) if len(culprits) < len(ops) else {}
 

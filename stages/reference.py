@@ -14,6 +14,7 @@ from stages.compare import Array
 from stages.errors import VerifyError
 from stages.graph import Graph
 from stages.importing import import_graph
+from stages.mapped import mapped_constant
 from stages.sources import reopen
 
 if TYPE_CHECKING:
@@ -24,11 +25,9 @@ class Reference:
     """Runs a frozen graph in TensorFlow on the CPU or GPU that TensorFlow would choose."""
 
     def __init__(self, graph: Graph) -> None:
-        import tensorflow as tf
-
         self._graph = graph
         self._weights = {
-            f"{node}:0": tf.constant(load_weight(graph.frozen, weight)) for node, weight in graph.weights.items()
+            f"{node}:0": mapped_constant(load_weight(graph.frozen, weight)) for node, weight in graph.weights.items()
         }
         self._source = reopen(graph.frozen) if graph.frozen.captures else None
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
@@ -61,7 +60,7 @@ class Reference:
         return {name: np.asarray(value.numpy()) for name, value in zip(key, values, strict=True)}
 
     def close(self) -> None:
-        """Drop TensorFlow's copies of the weights."""
+        """Let go of the weights."""
         self._functions.clear()
         self._weights.clear()
         gc.collect()

@@ -14,6 +14,7 @@ from stages.artifacts import EngineSet, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
 from stages.importing import import_graph
+from stages.mapped import mapped_constant
 from stages.model import first_line
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
@@ -77,11 +78,14 @@ def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str)
     stitched = stitch_graph(graph, engines, PlanSource.FILE, on_failure)
     module = tf.Module()
     module.weights = {
-        node: tf.Variable(load_weight(frozen, graph.weights[node]), trainable=False) for node in stitched.weights
+        node: tf.Variable(mapped_constant(load_weight(frozen, graph.weights[node])), trainable=False)
+        for node in stitched.weights
     }
     module.plans = {
         name: tf.saved_model.Asset(str(_staged(path, staged / name))) for name, path in stitched.plans.items()
     }
+    # No op reads these: plans name them, and they must lie beside the plans.
+    module.beside = [tf.saved_model.Asset(str(_staged(path, staged / path.name))) for path in stitched.beside]
     signatures: dict[str, tf.types.experimental.ConcreteFunction] = {}
     captured: dict[str, tf.Tensor] = {}
     if source is not None:
@@ -128,7 +132,7 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
 
 def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:
     plans = sum(engine.bytes for engine in engines.engines)
-    weights = sum(load_weight(graph.frozen, weight).nbytes for weight in graph.frozen.weights)
+    weights = sum((graph.frozen.folder / weight.file).stat().st_size for weight in graph.frozen.weights)
     if plans + weights > EMBEDDED_LIMIT_BYTES:
         size = f"{(plans + weights) / 2**30:.1f} GiB"
         log.warning("stitch: no model.pb: it would hold %s of plans and weights, 1 GiB at most; use saved_model/", size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from stages.artifacts import Engine, EngineSet, Region, load_weight
 from stages.backends import get
 from stages.graph import Graph
 from stages.native import NativeSegment, native_segment, reads
+from stages.onnx_files import as_one_file
 from stages.profiles import onnx_inputs
 from stages.regions import Cut, End, cut, in_host_memory
 
@@ -39,6 +41,7 @@ class StitchedDef:
         handles: for each weight that a native segment reads, the Placeholder of its variable's handle.
         read_outside: weights that ops outside the regions read, as Placeholders under their own names.
         plans: file name to plan, and `plan_nodes`: file name to the string Placeholder for its path.
+        beside: files with weights of plans; they belong into the plans' folder, under their own names.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -47,6 +50,7 @@ class StitchedDef:
     read_outside: frozenset[str]
     plans: dict[str, Path]
     plan_nodes: dict[str, str]
+    beside: tuple[Path, ...]
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -122,7 +126,9 @@ class _Stitcher:
         outputs = self._outputs()
         outside = {self.graph.nodes[i].name for i in kept} & set(self.graph.weights)
         read_outside = frozenset() if self.source is PlanSource.EMBEDDED else frozenset(outside)
-        return StitchedDef(self.result, outputs, self.handles, read_outside, self.plans, self.plan_nodes)
+        beside = {file.name: file for graft in self.grafts for engine in graft.engines for file in engine.beside}
+        files = tuple(beside.values())
+        return StitchedDef(self.result, outputs, self.handles, read_outside, self.plans, self.plan_nodes, files)
 
     def _add_functions(self, kept: Sequence[int]) -> None:
         called = self.graph.library_for(self.graph.nodes[i].name for i in kept).library.function
@@ -137,7 +143,7 @@ class _Stitcher:
             file = graft.file(engine)
             self.plans[file], self.plan_nodes[file] = engine.file, f"graftrt/plans/{file}"
             if self.source is PlanSource.EMBEDDED:
-                self._constant(self.plan_nodes[file], engine.file.read_bytes(), "string")
+                self._constant(self.plan_nodes[file], _embedded(engine), "string")
             else:
                 self._placeholder(self.plan_nodes[file], "string")
 
@@ -239,11 +245,16 @@ class _Stitcher:
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype))
 
 
+def _embedded(engine: Engine) -> bytes:
+    """A plan as one string of bytes, its weights inside."""
+    return as_one_file(engine.file) if engine.beside else engine.file.read_bytes()
+
+
 def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
     # Importing the package loads the op into TensorFlow, which only stitching itself needs.
     from stages.engine_op.interface import Interface, Plan, Port
 
-    region = graft.region
+    region, embedded = graft.region, source is PlanSource.EMBEDDED
     bound = {name for name, _ in onnx_inputs(region)}
     names = [f"input_{i}" for i in range(len(region.inputs))]
     profiles = tuple(
@@ -268,12 +279,13 @@ def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
                 get(engine.fingerprint.backend).device,
                 engine.fingerprint.version,
                 engine.fingerprint.precision,
-                engine.sha256,
+                hashlib.sha256(_embedded(engine)).hexdigest() if embedded and engine.beside else engine.sha256,
                 engine.bytes,
                 engine.fingerprint.digest,
                 engine.fingerprint.capabilities,
                 # ONNX Runtime takes any size that the model takes.
                 profiles if get(engine.fingerprint.backend).device == "gpu" else (),
+                () if embedded else tuple(file.stem for file in engine.beside),
             )
             for engine in graft.engines
         ),
