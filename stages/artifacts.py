@@ -51,12 +51,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A constant kept outside the protobuf: `node` is a Placeholder in the graph, its value lies in `file` (.npy)."""
+    """A constant kept outside the protobuf: `node` is a Placeholder in the graph, its value lies in `file` (.npy).
+    `capture` is the place of the variable that it was among the captured inputs of the source's concrete function."""
 
     node: str
     file: str
     dtype: str
     shape: tuple[int, ...]
+    capture: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

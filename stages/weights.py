@@ -35,8 +35,8 @@ class WeightWriter:
     def weights(self) -> tuple[Weight, ...]:
         return tuple(self._weights)
 
-    def put(self, node: tf.compat.v1.NodeDef, value: Array, dtype: tf.DType) -> None:
-        """Make `node` a constant: a Const, or a marked Placeholder if `value` is large."""
+    def put(self, node: tf.compat.v1.NodeDef, value: Array, dtype: tf.DType, capture: int | None = None) -> None:
+        """Make `node` a constant: a Const, or a marked Placeholder if `value` is large; `capture` as in `Weight`."""
         from tensorflow.python.framework import tensor_util
 
         node.attr.clear()
@@ -55,7 +55,7 @@ class WeightWriter:
         node.attr["shape"].shape.SetInParent()
         for size in value.shape:
             node.attr["shape"].shape.dim.add().size = size
-        self._weights.append(Weight(node.name, file, dtype.name, tuple(value.shape)))
+        self._weights.append(Weight(node.name, file, dtype.name, tuple(value.shape), capture))
 
     def move(self, node: tf.compat.v1.NodeDef) -> None:
         """Move a Const's value out of the graph if it is large."""

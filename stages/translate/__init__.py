@@ -109,8 +109,8 @@ def translate(
             # tf2onnx renames outputs that are also inputs, and can't be given one twice.
             computed = [name for name in dict.fromkeys(outputs) if name not in set(inputs)]
             if computed:
-                fed = [*inputs, *(f"{node}:0" for node in large)]
-                folded = weights.fold(light, fed, computed)
+                folded = weights.fold(light, inputs, computed, large.keys())
+                fed = [*inputs, *(f"{node.name}:0" for node in folded.graph_def.node if node.name in large)]
                 model, recorder, skipped = _convert(folded, fed, computed, opset, records)
                 large = external.attach(model, large)
             else:
