@@ -3,6 +3,9 @@
 Each stage runs as the command line's, in a process of its own, and the memory of that process and its children is
 sampled. Building the model is not measured. The engine cache starts empty. Takes about 12 times the weights of disk.
 
+TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1 is set, as the command line does by itself: without, TensorFlow gives no memory back. The
+SavedModel is what Keras's `export` writes, which holds each weight twice; so does what TensorFlow loads of it.
+
     python -m benchmarks.large_model            # 2.5 GB
     python -m benchmarks.large_model 30000      # rows of the table, for a smaller one; nothing is recorded
 """
@@ -55,12 +58,14 @@ def measure(folder: Path, rows: int, wide: int = WIDE, layers: int = LAYERS) -> 
         RuntimeError: a stage failed; the message is what it said.
     """
     environment = {**os.environ, "GRAFTRT_CACHE_DIR": str(folder / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment |= {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"}
     size = (str(rows), str(wide), str(layers))
 
     def run(*arguments: str) -> Usage:
         done: Measured = run_measured([sys.executable, *arguments], env=environment)
         if done.returncode:
             raise RuntimeError(f"{' '.join(arguments[-4:])}: exit code {done.returncode}: {done.output[-2000:]}")
+        print(f"{' '.join(arguments[-3:])}: {done.usage}", file=sys.stderr)
         return done.usage
 
     def path(name: str) -> str:
@@ -69,13 +74,13 @@ def measure(folder: Path, rows: int, wide: int = WIDE, layers: int = LAYERS) -> 
     def remove(*names: str) -> None:
         for name in names:
             shutil.rmtree(folder / name, ignore_errors=True)
-            (folder / name).unlink(missing_ok=True) if (folder / name).is_file() else None
 
     run("-c", "import stages.engine_op")
     usages: dict[str, Usage] = {}
     run("-c", PROGRAM, *size, path("model.keras"), "save")
     usages["freeze of a .keras file"] = run("-m", "pipeline", "freeze", path("model.keras"), path("0"))
-    remove("model.keras", "0")
+    (folder / "model.keras").unlink()
+    remove("0")
     run("-c", PROGRAM, *size, path("model"), "export")
     previous = "model"
     for stage in ("freeze", "export", "split", "build", "stitch"):

@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.artifacts import Source
 from stages.errors import ModelError
+from stages.keras_weights import without_copies
 from stages.model import Model, close_matches, first_line, from_function
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def open_keras_file(path: Path) -> Model:
 
     version = _keras_version(path)
     try:
-        model = keras.saving.load_model(path, compile=False)
+        with without_copies():
+            model = keras.saving.load_model(path, compile=False)
     except Exception as error:
         if not version.startswith("3"):
             model = _load_with_keras_2(path, version, error)
