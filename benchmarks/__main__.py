@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("clustering", "conversion", "architectures", "op_overhead")
+NAMES = ("clustering", "conversion", "architectures", "op_overhead", "large_model")
 
 
 def main() -> int:

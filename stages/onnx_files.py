@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,16 @@ def digest(path: Path) -> str:
     return sha256_file(path)
 
 
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of all but the initializers of the main graph."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    _copy_fields(model, copy, "graph")
+    _copy_fields(model.graph, copy.graph, "initializer")
+    return copy
+
+
 def _locate(tensor: onnx.TensorProto, location: str, offset: int | None = None, length: int | None = None) -> None:
     tensor.ClearField("external_data")
     for key, value in (("location", location), ("offset", offset), ("length", length)):
@@ -158,3 +168,17 @@ def _blocks(array: Array) -> Iterator[memoryview]:
     rows = max(1, _BLOCK_BYTES * len(array) // array.nbytes)
     for start in range(0, len(array), rows):
         yield from _blocks(array[start] if rows == 1 else array[start : start + rows])
+
+
+def _copy_fields(
+    source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, omit: str
+) -> None:
+    for descriptor, value in source.ListFields():
+        if descriptor.name == omit:
+            continue
+        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+            getattr(target, descriptor.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, descriptor.name).CopyFrom(value)
+        else:
+            setattr(target, descriptor.name, value)

@@ -8,12 +8,12 @@ from op to op, and a cast stands only where a half-precision op reads one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stages.errors import BuildError
-from stages.onnx_files import key_of, stand_in
+from stages.onnx_files import key_of, stand_in, without_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -74,7 +74,7 @@ def convert(
     if precision != "fp16":
         raise BuildError(f"{precision}: is no precision", "name one of fp32, tf32, fp16")
     types = _Types.of(model)
-    result = _without_weights(model)
+    result = without_weights(model)
     result.graph.initializer.extend(model.graph.initializer)
     _Scope(result.graph, types, {} if weights is None else weights).rewrite()
     return result
@@ -93,7 +93,7 @@ class _Types:
         import onnx
 
         # Types do not depend on large weights, with which inference would exceed the 2 GB limit of protobuf.
-        light = _without_weights(model)
+        light = without_weights(model)
         # Inference believes these remarks, wrong ones too.
         del light.graph.value_info[:]
         for tensor in model.graph.initializer:
@@ -302,27 +302,3 @@ def _parts(values: Array) -> Iterator[Array]:
     """Some elements at a time: the weights of a large model are a mapped file, and a copy of them is too much."""
     flat = values.reshape(-1)
     return (flat[start : start + _PART] for start in range(0, flat.size, _PART))
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of all but the initializers of the main graph."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    _copy_fields(model, copy, "graph")
-    _copy_fields(model.graph, copy.graph, "initializer")
-    return copy
-
-
-def _copy_fields(
-    source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, omit: str
-) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name == omit:
-            continue
-        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-            getattr(target, descriptor.name).extend(value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)

@@ -117,10 +117,13 @@ def build(trt: ModuleType, model: Path, plan: Path, options: BuildOptions) -> Bu
             raise _Failure(_parser_words(session))
         config = _configure(trt, session, options)
         partial = partial_path(plan)
-        with partial.open("wb") as file:
-            if not _serialize(trt, session, config, file):
-                raise _Failure(session.messages.words("the builder returned no engine and gave no reason"))
-        partial.replace(plan)
+        try:
+            with partial.open("wb") as file:
+                if not _serialize(trt, session, config, file):
+                    raise _Failure(session.messages.words("the builder returned no engine and gave no reason"))
+            partial.replace(plan)
+        finally:
+            partial.unlink(missing_ok=True)
     except _Failure as failure:
         warnings = tuple(session.messages.warnings) if session else ()
         return BuildOutcome(False, time.perf_counter() - start, str(failure), warnings)
