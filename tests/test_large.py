@@ -158,35 +158,28 @@ def test_many_constants_of_less_than_a_mebibyte_leave_the_graph_too(
     assert [weight.node for weight in writer.weights] == [f"weight_{number}" for number in range(3, 10)]
 
 
-def stages_before(stage: str, model: Path, folder: Path) -> Path:
-    """Run the stages before one of them; the last one's folder."""
-    previous = model
-    for name in ("freeze", "export", "split", "build", "stitch"):
-        if name == stage:
-            break
-        assert main([name, str(previous), str(folder / name), "-q"]) == 0
-        previous = folder / name
-    return previous
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["freeze", "export", "split", "build", "stitch"])
-def test_a_disk_that_fills_up_in_any_stage_is_a_stated_error(
-    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_that_fills_up_is_a_stated_error_in_every_stage_that_writes_models_or_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files may be as large as the dense layer's half; every stage but stitching, which links plans, writes all of it."""
+    """Files may have half the size of the dense layer. A plan that can't be written says nothing about its region."""
     monkeypatch.setenv("GRAFTRT_CACHE_DIR", str(tmp_path / "cache"))
     tf.keras.utils.set_random_seed(0)
     layer = tf.keras.layers
     image = layer.Input((400,))
     tf.keras.Model(image, layer.Dense(4, "softmax")(layer.Dense(2000, "relu")(image))).save(tmp_path / "m.keras")
-    previous = stages_before(stage, tmp_path / "m.keras", tmp_path)
-    before = {path.name for path in tmp_path.iterdir()}
-    done = limited(3 << 19, stage, previous, tmp_path / "out")
-    assert done.returncode == 1, done.stderr
-    assert "try: free some disk space" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert {path.name for path in tmp_path.iterdir()} - {"cache"} == before - {"cache"}
+    assert main(["freeze", str(tmp_path / "m.keras"), str(tmp_path / "freeze"), "-q"]) == 0
+    previous = tmp_path / "freeze"
+    for stage in ("export", "split", "build"):
+        before = {path.name for path in tmp_path.iterdir()} | {"cache"}
+        done = limited(3 << 19, stage, previous, tmp_path / "out")
+        assert done.returncode == 1, done.stderr
+        assert "try: free some disk space" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert {path.name for path in tmp_path.iterdir()} | {"cache"} == before
+        if stage != "build":
+            assert main([stage, str(previous), str(tmp_path / stage), "-q"]) == 0
+            previous = tmp_path / stage
 
 
 @pytest.mark.slow
