@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import mmap
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from fixtures.large import recommender, recommender_inputs
 from pipeline.cli import main
 from stages import candidates, onnx_files, stitch, stitching, weights
 from tests.conftest import Converted, relative_error
+from tests.engine_op_models import plan_of
 from tests.test_bad_input import limited
 
 ROOT = Path(__file__).parent.parent
@@ -145,6 +147,23 @@ def test_weights_beside_a_plan_are_checked_before_they_are_used(
         values, stats = map(ast.literal_eval, done.stdout.splitlines())
         assert relative_error(model(image).numpy(), np.array(values, np.float32)) <= 1e-5
         assert stats["region_0"] == {"engine_calls": int(not fallbacks), "fallbacks": fallbacks}
+
+
+def test_a_tensorrt_plan_is_mapped_and_what_is_mapped_is_checked(tmp_path: Path) -> None:
+    from stages.engine_op.engine_set import _checked
+    from stages.engine_op.reasons import CannotRun
+
+    path = tmp_path / "plan"
+    plan = plan_of(b"a plan", device="gpu", backend="tensorrt_rtx")
+    for content, reason in ((None, "plan missing"), (b"", "plan damaged"), (b"a plam", "plan damaged")):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(CannotRun, match=reason):
+            _checked(plan, str(path).encode(), "file")
+    path.write_bytes(b"a plan")
+    mapped = _checked(plan, str(path).encode(), "file")
+    assert isinstance(mapped, mmap.mmap)
+    assert mapped[:] == b"a plan"
 
 
 def test_many_constants_of_less_than_a_mebibyte_leave_the_graph_too(
