@@ -20,7 +20,8 @@ from benchmarks.memory import run_measured
 from fixtures import vision
 from fixtures.large import recommender, recommender_inputs
 from pipeline.cli import main
-from stages import candidates, onnx_files, stitch, stitching, weights
+from stages import candidates, keras_models, keras_weights, onnx_files, stitch, stitching, weights
+from stages.mapped import mapped_constant
 from tests.conftest import Converted, relative_error
 from tests.engine_op_models import plan_of
 from tests.test_bad_input import limited
@@ -147,6 +148,42 @@ def test_weights_beside_a_plan_are_checked_before_they_are_used(
         values, stats = map(ast.literal_eval, done.stdout.splitlines())
         assert relative_error(model(image).numpy(), np.array(values, np.float32)) <= 1e-5
         assert stats["region_0"] == {"engine_calls": int(not fallbacks), "fallbacks": fallbacks}
+
+
+@pytest.mark.usefixtures("all_weights_are_large")
+def test_weights_of_a_signature_that_is_kept_are_not_there_twice(
+    converted: Callable[..., Converted], tmp_path: Path
+) -> None:
+    """Keras's export has a second signature, `serve`, which reads the same variables."""
+    from stages import engine_op
+
+    model, image = vision.small_cnn(), vision.small_cnn_inputs()["image"]
+    model.export(str(tmp_path / "model"), verbose=False)
+    result = converted(str(tmp_path / "model"), backend="onnxruntime")
+    names = [name for name, _ in tf.train.list_variables(str(result.out / "saved_model/variables/variables"))]
+    assert any(name.startswith("source/") for name in names)
+    assert [name for name in names if name.startswith("weights/")] == []
+    with engine_op.native_only():
+        assert relative_error(model(image).numpy(), result.run({"image": image})["output_0"]) <= 1e-6
+
+
+def test_weights_of_a_keras_file_are_read_exactly_and_keras_is_left_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import keras
+    from keras.src.saving import saving_lib
+
+    monkeypatch.setattr(keras_weights, "_LARGE_BYTES", 0)
+    model = vision.small_cnn()
+    model.save(tmp_path / "model.keras")
+    before = keras.Variable._convert_to_tensor, saving_lib.safe_get_h5_dataset
+    shared = []
+    monkeypatch.setattr(keras_weights, "mapped_constant", lambda value: shared.append(value) or mapped_constant(value))
+    loaded = keras_models.open_keras_file(tmp_path / "model.keras").owner
+    assert (keras.Variable._convert_to_tensor, saving_lib.safe_get_h5_dataset) == before
+    assert len(shared) == len(model.weights)
+    for expected, actual in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(expected.numpy(), actual.numpy())
 
 
 def test_a_tensorrt_plan_is_mapped_and_what_is_mapped_is_checked(tmp_path: Path) -> None:
