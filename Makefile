@@ -8,7 +8,7 @@ OUT ?= out/$(subst /,_,$(subst :,_,$(MODEL)))
 PRECISION ?= fp32
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup convert test test-fast test-gpu lint type bench clean
+.PHONY: setup convert test test-fast test-gpu survey lint type bench clean
 
 setup: $(READY)
 
@@ -28,10 +28,13 @@ test: lint type
 	$(BIN)/pytest $(ARGS)
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow and not survey" $(ARGS)
 
 test-gpu: $(READY)
-	NVIDIA_TF32_OVERRIDE=0 $(BIN)/pytest -m gpu $(ARGS)
+	NVIDIA_TF32_OVERRIDE=0 $(BIN)/pytest -m "gpu and not survey" $(ARGS)
+
+survey: $(READY)
+	$(BIN)/pytest -m survey $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

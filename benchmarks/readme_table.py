@@ -123,12 +123,23 @@ def _clustering(figures: Figures) -> str:
     return f"{title}\n\n" + _table(("nodes", "CPU time", "clusters"), rows)
 
 
+def _large_model(figures: Figures) -> str:
+    rows = [
+        (name, *(f"{entry[f'{part}_over_weights']:.2f}" for part in ("pss", "anonymous")))
+        for name, entry in figures["stages"].items()
+    ]
+    size, largest = figures["weights_bytes"] / 1e9, figures["largest_tensor_bytes"] / 1e9
+    title = f"**A model with {size:.2f} GB of weights, {largest:.2f} GB in one tensor: peak memory over weights**"
+    return f"{title}\n\n" + _table(("", "with mapped files", "without"), rows)
+
+
 RENDERERS: Mapping[str, Callable[[Figures], str]] = {
     "conversion": _conversion,
     "architectures": _architectures,
     "pretrained": _pretrained,
     "op_overhead": _op_overhead,
     "clustering": _clustering,
+    "large_model": _large_model,
 }
 """By the name of the result file, in README's order."""
 

@@ -213,6 +213,8 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
 def import_tensorflow_quietly() -> None:
     """TensorFlow's libraries write to standard error before their log level is read. What they say is shown if the import
     fails, and dropped else."""
+    # oneDNN's allocator never gives memory back: a large model's weights would stay when their last tensor is gone.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     with tempfile.TemporaryFile() as words:
         sys.stderr.flush()
         kept = os.dup(2)

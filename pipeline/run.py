@@ -175,5 +175,6 @@ def _arrange(stitched: StitchedGraph, engines: EngineSet, folder: Path) -> None:
             storage.link_or_copy(file, target / file.name)
         for engine in engines.engines:
             if engine.region == region.name:
-                for file in (engine.file, engine.file.with_suffix(".json")):
-                    storage.link_or_copy(file, target / file.name)
+                for file in (engine.file, engine.file.with_suffix(".json"), *engine.beside):
+                    if not (target / file.name).exists():  # the model's weights may be the plan's
+                        storage.link_or_copy(file, target / file.name)

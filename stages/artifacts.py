@@ -51,12 +51,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A constant kept outside the protobuf: `node` is a Placeholder in the graph, its value lies in `file` (.npy)."""
+    """A constant kept outside the protobuf: `node` is a Placeholder in the graph, its value lies in `file` (.npy).
+    `capture` is the place of the variable that it was among the captured inputs of the source's concrete function."""
 
     node: str
     file: str
     dtype: str
     shape: tuple[int, ...]
+    capture: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Region:
         name: `region_<i>`.
         ops: names of the TensorFlow nodes, in topological order.
         inputs, outputs: the boundary, as tensors of the graph that the ops lie in.
-        model: path of the ONNX file (external data beside it).
+        model: path of the ONNX file; large weights lie beside it (see `onnx_files`).
         digest: SHA-256 of the ONNX model, weights included.
         profiles: shape ranges in terms of the ONNX inputs' names; empty until split has determined them.
         max_abs_error, max_rel_error: against TensorFlow, from split's verification; None before.
@@ -199,7 +201,8 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """One plan for one region. `verified` is `executed` or `not run here`; `note` says why a precision fell back."""
+    """One plan for one region. `verified` is `executed` or `not run here`; `note` says why a precision fell back;
+    `beside` are files in the plan's folder that hold its weights, each named `<SHA-256>.weights`; `bytes` counts them."""
 
     region: str
     file: Path
@@ -211,6 +214,7 @@ class Engine:
     note: str = ""
     max_abs_error: float | None = None
     max_rel_error: float | None = None
+    beside: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import json
 import logging
 import shutil
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stages import precision, storage, translate
+from stages import onnx_files, precision, storage
 from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
 from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.isolated import Worker
@@ -17,8 +17,6 @@ from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
 
 _FALLBACK = {"fp16": ("fp16", "fp32"), "tf32": ("tf32", "fp32"), "fp32": ("fp32",)}
-_EXTERNAL_BYTES = 1_500_000_000
-"""A converted model above that has its weights beside it: protobuf's limit is 2 GiB."""
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +83,7 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
                 engines += result
         built = EngineSet(folder, partition, tuple(engines), tuple(failed))
         storage.save(built, folder)
-    moved = tuple(replace(engine, file=out / engine.file.relative_to(folder)) for engine in built.engines)
-    return replace(built, folder=out, engines=moved)
+    return storage.load(EngineSet, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +142,16 @@ class _Compiler:
                 self.options.capabilities if backend.device == "gpu" else (),
             )
             _write_fingerprint(folder / f"{backend.name}.json", fingerprint)
+            beside = onnx_files.files_beside(plan) if plan.suffix == ".onnx" else ()
             return Engine(
                 region.name,
                 plan,
                 storage.sha256_file(plan),
-                plan.stat().st_size,
+                sum(file.stat().st_size for file in (plan, *beside)),
                 outcome.seconds,
                 fingerprint,
                 note="; ".join(notes),
+                beside=beside,
             )
         return "; ".join(failures)
 
@@ -174,13 +173,12 @@ class _Models:
         if wanted in ("fp32", "tf32"):
             return self._region.model, self._region.digest
         if wanted not in self._made:
-            import onnx
-
-            model = precision.convert(onnx.load(self._region.model), wanted)
+            model, weights = onnx_files.load_model(self._region.model)
+            model = precision.convert(model, wanted, weights)
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{wanted}.onnx"
-            translate.save_model(model, path)
-            self._made[wanted] = path, translate.digest(path)
+            onnx_files.save_model(model, path, weights)
+            self._made[wanted] = path, onnx_files.digest(path)
         return self._made[wanted]
 
     def remove(self) -> None:

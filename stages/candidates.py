@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import translate
-from stages.artifacts import LeftOp, Reason, Region, layer_of
+from stages import onnx_files, translate
+from stages.artifacts import LeftOp, Reason, Region, layer_of, load_weight
 from stages.chunks import MOST_OPS, chunks
 from stages.cluster import cluster
 from stages.errors import ExportError
@@ -23,6 +23,8 @@ from stages.screen import BOUNDARY_DTYPES, Refusal, screen, work
 log = logging.getLogger(__name__)
 
 DEFAULT_MIN_REGION = 3
+STREAMED_BYTES = 256 << 20
+"""Of a region with more large weights than this, no value is read before its ONNX model is written: they lie beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,12 @@ class Candidates:
         return None
 
     def _translate(self, boundary: Cut) -> Translated:
-        subgraph = extract(self.graph, boundary, weights_inside=True)
+        subgraph = extract(self.graph, boundary, weights_inside=False)
+        weights = {node: load_weight(self.graph.frozen, self.graph.weights[node]) for node in subgraph.weights}
+        if sum(array.nbytes for array in weights.values()) <= STREAMED_BYTES:
+            subgraph, weights = extract(self.graph, boundary, weights_inside=True), {}
         try:
-            result = translate.translate(subgraph.graph_def, subgraph.inputs, subgraph.outputs)
+            result = translate.translate(subgraph.graph_def, subgraph.inputs, subgraph.outputs, weights)
         except ExportError as error:
             return Translated(None, {}, error.problem)
         if result.unsupported:
@@ -179,7 +184,7 @@ class Candidates:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         model = folder / "model.onnx"
-        translate.save_model(result.model, model)
+        onnx_files.save_model(result.model, model, result.weights)
         log.info("exported %s: %d ops to %d ONNX nodes", name, len(boundary.ops), len(result.model.graph.node))
         region = Region(
             name,
@@ -187,7 +192,7 @@ class Candidates:
             tensors(self.graph, boundary.inputs),
             tensors(self.graph, boundary.outputs),
             model,
-            translate.digest(model),
+            onnx_files.digest(model),
             scope=self.graph.scope,
         )
         return Translated(region, {})

@@ -81,6 +81,8 @@ class _Draft:
     values: dict[str, tf.Tensor]
     """Placeholder to what it stands for: a tensor, or the handle of a variable."""
     captures: tuple[Capture, ...]
+    places: tuple[int | None, ...] = ()
+    """For each of `values` that is a variable, its place among the function's captures."""
 
 
 def _draft(model: Model) -> _Draft:
@@ -102,6 +104,7 @@ def _draft(model: Model) -> _Draft:
     elsewhere = _written(model.others)
     values: dict[str, tf.Tensor] = {}
     captures: list[Capture] = []
+    places: list[int | None] = []
     for index, (tensor, placeholder) in enumerate(graph.captures):
         node = placeholder.op.name
         content = _content(tensor)
@@ -111,9 +114,10 @@ def _draft(model: Model) -> _Draft:
             captures.append(Capture(node, index))
             continue
         values[node] = tensor
+        places.append(index if tensor.dtype == tf.resource else None)
         if tensor.dtype == tf.resource:
             variables.read_as_value(node, *content)
-    return _Draft(inlined.graph_def, inlined.outputs, inlined.side_effects, values, tuple(captures))
+    return _Draft(inlined.graph_def, inlined.outputs, inlined.side_effects, values, tuple(captures), tuple(places))
 
 
 @contextlib.contextmanager
@@ -176,11 +180,12 @@ def _write(model: Model, draft: _Draft, folder: Path) -> FrozenGraph:
     prune_library(graph_def)
     name_by_content(graph_def)
     values = _rename_values(graph_def, draft.values)
+    places = dict(zip(values, draft.places, strict=True))
     writer = WeightWriter(folder)
     for node in graph_def.node:
         if node.name in values:
             value = _read(model, values[node.name])
-            writer.put(node, np.asarray(value), value.dtype)
+            writer.put(node, np.asarray(value), value.dtype, places[node.name])
         elif node.op == "Const":
             writer.move(node)
     _drop_gradients(graph_def)

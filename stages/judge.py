@@ -7,16 +7,17 @@ prefixes of the region in topological order, each exported by itself.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from stages import translate
+from stages import onnx_files, storage, translate
 from stages.artifacts import Reason, Region
 from stages.backends.base import BuildOptions
 from stages.backends.base import Refusal as NodeRefusal
@@ -193,11 +194,18 @@ class Judge:
         return region, found or self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
 
     def _build_failure(self, region: Region) -> str:
-        with tempfile.TemporaryDirectory() as folder:
+        with self._scratch() as folder:
             options = replace(self._options, profiles=region.profiles)
-            plan = Path(folder) / "plan"
+            plan = folder / "plan"
             outcome = compile_region(self._worker, region.model, region.digest, options, plan, cache=self._cache)
             return "" if outcome.built else outcome.failure or "the build failed without a message"
+
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """A folder that goes again, on the disk of the result: `/tmp` may be small, or memory."""
+        self._candidates.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._candidates.folder) as folder:
+            yield Path(folder)
 
     def _prefix_fails(self, model: Path, region: Region) -> bool:
         """Whether a prefix of a region's ONNX model does not build."""
@@ -217,8 +225,11 @@ class Judge:
         found is all of it. Cutting the ONNX model is quicker than exporting parts of the region anew."""
         import onnx
 
-        with tempfile.TemporaryDirectory() as folder:
-            node = first_failing_node(onnx.load(region.model), Path(folder), fails)
+        with self._scratch() as folder:
+            for file in onnx_files.files_beside(region.model):
+                storage.link_or_copy(file, folder / file.name)
+            model = onnx.load(region.model, load_external_data=False)
+            node = first_failing_node(model, folder, fails)
         culprits = self._candidates.members(_origins(region).get(node, ()), ops)
         return dict.fromkeys(culprits, (reason, detail)) if len(culprits) < len(ops) else {}
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from stages.artifacts import Source
 from stages.errors import ModelError
+from stages.keras_weights import without_copies
 from stages.model import Model, close_matches, first_line, from_function
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def open_keras_file(path: Path) -> Model:
 
     version = _keras_version(path)
     try:
-        with _with_input_layer(path) as readable:
+        with without_copies(), _with_input_layer(path) as readable:
             model = keras.saving.load_model(readable, compile=False)
     except Exception as error:
         if not version.startswith("3"):

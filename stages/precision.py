@@ -8,11 +8,12 @@ from op to op, and a cast stands only where a half-precision op reads one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stages.errors import BuildError
+from stages.onnx_files import key_of, stand_in, without_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -48,18 +49,22 @@ _LONGEST_SOFTMAX = 4096
 """Above that length of the axis, or if it is open, the sum of a Softmax is taken in float32."""
 _DATA_INPUTS = {"Resize": 1, "Upsample": 1}
 """How many leading inputs of an op take part; the others (scales) are float32 by ONNX's definition."""
+_PART = 1 << 22
 _LARGEST, _SMALLEST = 65504.0, 6.2e-5
 """The largest finite and about the smallest normal float16."""
 
 
-def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+def convert(
+    model: onnx.ModelProto, precision: str, weights: MutableMapping[str, Array] | None = None
+) -> onnx.ModelProto:
     """A model that computes in `precision`; inputs and outputs keep their names, dtypes and order.
 
     `fp32` and `tf32` (a builder flag) return `model` itself. `fp16` returns a new one with its nodes in order and
     their doc strings kept; constants beyond float16's range stay float32, and so do the ops that read them.
 
     Args:
-        model: with its weights loaded (no external data).
+        model: its weights loaded, or stand-ins as `onnx_files.load_model` makes them.
+        weights: the values of stand-ins by key; gains those of the new model.
 
     Raises:
         BuildError: the precision is unknown, or ONNX's type inference rejects the model.
@@ -69,9 +74,9 @@ def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     if precision != "fp16":
         raise BuildError(f"{precision}: is no precision", "name one of fp32, tf32, fp16")
     types = _Types.of(model)
-    result = _without_weights(model)
+    result = without_weights(model)
     result.graph.initializer.extend(model.graph.initializer)
-    _Scope(result.graph, types).rewrite()
+    _Scope(result.graph, types, {} if weights is None else weights).rewrite()
     return result
 
 
@@ -88,11 +93,11 @@ class _Types:
         import onnx
 
         # Types do not depend on large weights, with which inference would exceed the 2 GB limit of protobuf.
-        light = _without_weights(model)
+        light = without_weights(model)
         # Inference believes these remarks, wrong ones too.
         del light.graph.value_info[:]
         for tensor in model.graph.initializer:
-            if len(tensor.raw_data) <= 1024:
+            if key_of(tensor) is None and len(tensor.raw_data) <= 1024:
                 light.graph.initializer.append(tensor)
             else:
                 light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -127,11 +132,12 @@ class _Scope:
     inputs, outputs and what it reads from around it are float32.
     """
 
-    def __init__(self, graph: onnx.GraphProto, types: _Types) -> None:
+    def __init__(self, graph: onnx.GraphProto, types: _Types, weights: MutableMapping[str, Array]) -> None:
         types.scopes += 1
         self.suffix = "__fp16" if types.scopes == 1 else f"__fp16_{types.scopes}"
         self.graph = graph
         self.types = types
+        self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
         self.halves: set[str] = set()
         """Tensors whose float16 form exists."""
@@ -145,7 +151,8 @@ class _Scope:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.name == "value":
                     self.constants[node.output[0]] = attribute.t
-        self.beyond = {name for name, tensor in self.constants.items() if self._float(name) and _out_of_range(tensor)}
+        floats = {name: tensor for name, tensor in self.constants.items() if self._float(name)}
+        self.beyond = {name for name, tensor in floats.items() if _out_of_range(self._values(tensor))}
 
     def rewrite(self) -> None:
         originals = list(self.graph.node)
@@ -209,7 +216,7 @@ class _Scope:
         for body in _bodies(node):
             for name in _captured(body):
                 self._need_full(name, node.doc_string)
-            _Scope(body, self.types).rewrite()
+            _Scope(body, self.types, self.weights).rewrite()
         for name in node.input:
             self._need_full(name, node.doc_string)
         if node.op_type != "Constant":
@@ -223,11 +230,22 @@ class _Scope:
         if name not in self.halves:
             self.halves.add(name)
             if name in self.constants:
-                values = onnx.numpy_helper.to_array(self.constants[name]).astype("float16")
-                self.graph.initializer.append(onnx.numpy_helper.from_array(values, half))
+                values = self._values(self.constants[name]).astype("float16")
+                if key_of(self.constants[name]) is None:
+                    self.graph.initializer.append(onnx.numpy_helper.from_array(values, half))
+                else:
+                    self.weights[half] = values
+                    self.graph.initializer.append(stand_in(half, onnx.TensorProto.FLOAT16, values.shape, half))
             else:
                 self._cast(name, half, onnx.TensorProto.FLOAT16, doc_string)
         return half
+
+    def _values(self, tensor: onnx.TensorProto) -> Array:
+        import onnx
+
+        key = key_of(tensor)
+        values: Array = onnx.numpy_helper.to_array(tensor) if key is None else self.weights[key]
+        return values
 
     def _need_full(self, name: str, doc_string: str) -> None:
         import onnx
@@ -267,37 +285,20 @@ def _captured(body: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _out_of_range(tensor: onnx.TensorProto) -> bool:
+def _out_of_range(values: Array) -> bool:
     """Whether a float32 constant overflows in float16, or is one number, such as an epsilon, that vanishes there."""
+    largest = max((_largest(part) for part in _parts(values)), default=0.0)
+    return largest > _LARGEST or (values.size == 1 and 0 < largest < _SMALLEST)
+
+
+def _largest(values: Array) -> float:
+    """The largest finite magnitude."""
     import numpy as np
-    import onnx
 
-    values: Array = abs(onnx.numpy_helper.to_array(tensor))
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return False
-    return bool(finite.max() > _LARGEST or (values.size == 1 and 0 < finite.max() < _SMALLEST))
+    return float(np.max(abs(values), initial=0, where=np.isfinite(values)))
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of all but the initializers of the main graph."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    _copy_fields(model, copy, "graph")
-    _copy_fields(model.graph, copy.graph, "initializer")
-    return copy
-
-
-def _copy_fields(
-    source: onnx.ModelProto | onnx.GraphProto, target: onnx.ModelProto | onnx.GraphProto, omit: str
-) -> None:
-    for descriptor, value in source.ListFields():
-        if descriptor.name == omit:
-            continue
-        if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-            getattr(target, descriptor.name).extend(value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
+def _parts(values: Array) -> Iterator[Array]:
+    """Some elements at a time: the weights of a large model are a mapped file, and a copy of them is too much."""
+    flat = values.reshape(-1)
+    return (flat[start : start + _PART] for start in range(0, flat.size, _PART))

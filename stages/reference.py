@@ -14,6 +14,7 @@ from stages.compare import Array
 from stages.errors import SampleError, VerifyError
 from stages.graph import Graph
 from stages.importing import import_graph, trace
+from stages.mapped import mapped_constant
 from stages.saved_models import reopen
 
 if TYPE_CHECKING:
@@ -24,11 +25,9 @@ class Reference:
     """Runs a graph in TensorFlow on the CPU or GPU that TensorFlow would choose."""
 
     def __init__(self, graph: Graph) -> None:
-        import tensorflow as tf
-
         self._graph = graph
         self._weights = {
-            f"{node}:0": tf.constant(load_weight(graph.frozen, weight)) for node, weight in graph.weights.items()
+            f"{node}:0": mapped_constant(load_weight(graph.frozen, weight)) for node, weight in graph.weights.items()
         }
         self._source = reopen(graph.frozen) if graph.frozen.captures else None
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
@@ -74,7 +73,7 @@ class Reference:
         return dict(zip(key, values, strict=True))
 
     def close(self) -> None:
-        """Drop TensorFlow's copies of the weights."""
+        """Let go of the weights."""
         self._functions.clear()
         self._weights.clear()
         gc.collect()

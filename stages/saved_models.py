@@ -26,11 +26,13 @@ class Reopened:
         owner: the loaded SavedModel; attach it to the module to be saved, it owns tables, variables and assets.
         signatures: all signatures of the SavedModel by name.
         captured: (Placeholder node of the frozen graph, resource tensor) for every `FrozenGraph.captures`, in order.
+        variables: the handles of the variables that became weights, by the weight's node.
     """
 
     owner: object
     signatures: Mapping[str, tf.types.experimental.ConcreteFunction]
     captured: tuple[tuple[str, tf.Tensor], ...]
+    variables: Mapping[str, tf.Tensor]
 
 
 def open_saved_model(path: Path, signature: str | None, tags: Iterable[str] | None) -> Model:
@@ -72,10 +74,12 @@ def reopen(frozen: FrozenGraph) -> Reopened:
     signatures = getattr(loaded, "signatures", {})
     function = signatures[_choose(path, list(signatures), frozen.source.signature)]
     captures = function.graph.captures
-    if any(capture.index >= len(captures) for capture in frozen.captures):
+    variables = {weight.node: weight.capture for weight in frozen.weights if weight.capture is not None}
+    if any(index >= len(captures) for index in (*(c.index for c in frozen.captures), *variables.values())):
         raise ModelError(f"{path}: is not the model that was frozen", "freeze it again")
     captured = tuple((capture.node, captures[capture.index][0]) for capture in frozen.captures)
-    return Reopened(loaded, dict(signatures), captured)
+    handles = {node: captures[index][0] for node, index in variables.items()}
+    return Reopened(loaded, dict(signatures), captured, handles)
 
 
 def save_as_saved_model(model: Model, folder: Path) -> Model:

@@ -14,6 +14,7 @@ from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph, load_weight
 from stages.errors import StitchError
 from stages.graph import Graph
 from stages.importing import import_graph, trace
+from stages.mapped import mapped_constant
 from stages.model import first_line
 from stages.stitching import PlanSource, StitchedDef, stitch_graph
 
@@ -62,7 +63,8 @@ def stitch(engines: EngineSet, out: Path, *, on_failure: str = "native") -> Stit
 class _Parts:
     """What the stitched function refers to; a tf.Module that is saved must own them."""
 
-    variables: Mapping[str, tf.Variable]
+    variables: Mapping[str, tf.Tensor]
+    """Handles, by the node of the weight."""
     plans: Mapping[str, tf.saved_model.Asset]
     captured: Mapping[str, tf.Tensor]
 
@@ -76,19 +78,26 @@ def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str)
     source = _reopened(graph)
     stitched = stitch_graph(graph, engines, PlanSource.FILE, on_failure)
     module = tf.Module()
+    # What the source's other signatures read anyway must not be there twice.
+    shared = {} if source is None else source.variables
     module.weights = {
-        node: tf.Variable(load_weight(frozen, graph.weights[node]), trainable=False) for node in stitched.weights
+        node: tf.Variable(mapped_constant(load_weight(frozen, graph.weights[node])), trainable=False)
+        for node in stitched.weights
+        if node not in shared
     }
     module.plans = {
         name: tf.saved_model.Asset(str(_staged(path, staged / name))) for name, path in stitched.plans.items()
     }
+    # No op reads these: plans name them, and they must lie beside the plans.
+    module.beside = [tf.saved_model.Asset(str(_staged(path, staged / path.name))) for path in stitched.beside]
     signatures: dict[str, tf.types.experimental.ConcreteFunction] = {}
     captured: dict[str, tf.Tensor] = {}
     if source is not None:
         module.source = source.owner
         captured = dict(source.captured)
         signatures.update(source.signatures)
-    parts = _Parts(module.weights, module.plans, captured)
+    handles = {node: variable.handle for node, variable in module.weights.items()}
+    parts = _Parts({node: handles.get(node, shared.get(node)) for node in stitched.weights}, module.plans, captured)
     signatures[frozen.source.signature] = _function(graph, stitched, parts)
     target = folder / "saved_model"
     # Gradients can't be saved for functions that came from a GraphDef, and an engine has none anyway.
@@ -112,11 +121,12 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
 
     def serve(**keywords: tf.Tensor) -> dict[str, tf.Tensor]:
         tensors = {tensor.name: keywords[name] for name, tensor in inputs.items()}
-        for node, variable in parts.variables.items():
+        for node, handle in parts.variables.items():
             if node in stitched.handles:
-                tensors[f"{stitched.handles[node]}:0"] = variable.handle
+                tensors[f"{stitched.handles[node]}:0"] = handle
             if node in stitched.read_outside:
-                tensors[f"{node}:0"] = variable.read_value()
+                dtype = tf.as_dtype(graph.weights[node].dtype)
+                tensors[f"{node}:0"] = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
         tensors |= {f"{stitched.plan_nodes[name]}:0": asset.asset_path for name, asset in parts.plans.items()}
         tensors |= {f"{node}:0": tensor for node, tensor in parts.captured.items()}
         results = import_graph(stitched.graph_def, tensors, stitched.outputs)
@@ -128,7 +138,7 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
 
 def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:
     plans = sum(engine.bytes for engine in engines.engines)
-    weights = sum(load_weight(graph.frozen, weight).nbytes for weight in graph.frozen.weights)
+    weights = sum((graph.frozen.folder / weight.file).stat().st_size for weight in graph.frozen.weights)
     if plans + weights > EMBEDDED_LIMIT_BYTES:
         size = f"{(plans + weights) / 2**30:.1f} GiB"
         log.warning("stitch: no model.pb: it would hold %s of plans and weights, 1 GiB at most; use saved_model/", size)

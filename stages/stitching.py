@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from stages.callers import NewBody, put_back
 from stages.graph import Graph
 from stages.library import reachable_functions
 from stages.native import NativeSegment, native_segment, reads
+from stages.onnx_files import as_one_file, files_beside
 from stages.profiles import onnx_inputs
 from stages.regions import Cut, End, cut, in_host_memory, tensors
 
@@ -42,6 +44,7 @@ class StitchedDef:
         handles: for each weight that a native segment reads, the Placeholder of its variable's handle.
         read_outside: weights that ops outside the regions read, as Placeholders under their own names.
         plans: file name to plan, and `plan_nodes`: file name to the string Placeholder for its path.
+        beside: files with weights of plans; they belong into the plans' folder, under their own names.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -50,6 +53,7 @@ class StitchedDef:
     read_outside: frozenset[str]
     plans: dict[str, Path]
     plan_nodes: dict[str, str]
+    beside: tuple[Path, ...]
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -142,6 +146,9 @@ class _Stitcher:
         self.handles = {node: f"graftrt/weights/{n}" for n, node in enumerate(reads([g.native for g in grafts]))}
         self.plans: dict[str, Path] = {}
         self.plan_nodes: dict[str, str] = {}
+        self.beside = {file.name: file for graft in grafts for engine in graft.engines for file in engine.beside}
+        for entry in (entry for entries in inner.values() for entry in entries):
+            self.beside |= {file.name: file for file in entry.stitched.beside}
 
     def stitch(self) -> StitchedDef:
         for name in self.handles.values():
@@ -157,13 +164,14 @@ class _Stitcher:
         self.result.library.function.extend(reachable_functions(self.result.node, self.functions))
         outside = {self.graph.nodes[i].name for i in kept} & set(self.graph.weights)
         read_outside = frozenset() if self.source is PlanSource.EMBEDDED else frozenset(outside)
-        return StitchedDef(self.result, outputs, self.handles, read_outside, self.plans, self.plan_nodes)
+        beside = tuple(self.beside.values())
+        return StitchedDef(self.result, outputs, self.handles, read_outside, self.plans, self.plan_nodes, beside)
 
     def _add_plans(self, plans: Mapping[str, Path]) -> None:
         for file, path in plans.items():
             self.plans[file], self.plan_nodes[file] = path, f"graftrt/plans/{file}"
             if self.source is PlanSource.EMBEDDED and not self.graph.scope:
-                self._constant(self.plan_nodes[file], path.read_bytes(), "string")
+                self._constant(self.plan_nodes[file], _embedded(path), "string")
             else:
                 self._placeholder(self.plan_nodes[file], "string")
 
@@ -280,11 +288,16 @@ class _Stitcher:
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype))
 
 
+def _embedded(plan: Path) -> bytes:
+    """A plan as one string of bytes, its weights inside."""
+    return as_one_file(plan) if plan.suffix == ".onnx" and files_beside(plan) else plan.read_bytes()
+
+
 def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
     # Importing the package loads the op into TensorFlow, which only stitching itself needs.
     from stages.engine_op.interface import Interface, Plan, Port
 
-    region = graft.region
+    region, embedded = graft.region, source is PlanSource.EMBEDDED
     bound = {name for name, _ in onnx_inputs(region)}
     positions = {tensor.name: f"input_{i}" for i, tensor in enumerate(region.inputs)}
     names = [positions.get(tensor.name) for tensor in graft.inputs]
@@ -310,12 +323,13 @@ def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
                 get(engine.fingerprint.backend).device,
                 engine.fingerprint.version,
                 engine.fingerprint.precision,
-                engine.sha256,
+                hashlib.sha256(_embedded(engine.file)).hexdigest() if embedded and engine.beside else engine.sha256,
                 engine.bytes,
                 engine.fingerprint.digest,
                 engine.fingerprint.capabilities,
                 # ONNX Runtime takes any size that the model takes.
                 profiles if get(engine.fingerprint.backend).device == "gpu" else (),
+                () if embedded else tuple(file.stem for file in engine.beside),
             )
             for engine in graft.engines
         ),

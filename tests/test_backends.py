@@ -135,14 +135,14 @@ def test_onnx_runtime_keeps_the_model_as_its_plan(tmp_path: Path) -> None:
     assert (tmp_path / "plan.onnx").read_bytes() == model.read_bytes()
 
 
-def test_onnx_runtime_plans_are_one_file_even_of_external_data(tmp_path: Path) -> None:
+def test_onnx_runtime_plans_have_external_data_beside_them(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     onnx.save(tiny.conv(batch=1), model, save_as_external_data=True, location="m.data", size_threshold=0)
     plan = tmp_path / "elsewhere" / "plan.onnx"
     plan.parent.mkdir()
     assert backends.get("onnxruntime").build(model, plan, BuildOptions()).built
     assert backends.get("onnxruntime").check(plan).accepted
-    assert files(plan.parent) == {"plan.onnx"}
+    assert files(plan.parent) == {"plan.onnx", "m.data"}
 
 
 def test_onnx_runtime_says_what_it_refuses(tmp_path: Path) -> None:

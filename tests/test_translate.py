@@ -22,15 +22,13 @@ from stages.translate import (
     OPSET,
     UNSAFE,
     check_internals,
-    digest,
     origins,
     origins_by_node,
-    save_model,
     translatable_ops,
     translate,
 )
 from stages.translate.provenance import all_nodes
-from tests.translation import Graph, assert_same, frozen, run_onnx
+from tests.translation import Graph, assert_same, frozen
 
 
 def image(batch: int, channels: int = 3) -> np.ndarray:
@@ -383,33 +381,6 @@ def test_graph_is_not_changed(cnn: Graph) -> None:
     before = cnn[0].SerializeToString(deterministic=True)
     translate(*cnn)
     assert cnn[0].SerializeToString(deterministic=True) == before
-
-
-@pytest.mark.parametrize("one_file_bytes", [1 << 30, 1000])
-def test_saved_model_runs_and_is_unchanged_in_memory(cnn: Graph, tmp_path: Path, one_file_bytes: int) -> None:
-    import onnxruntime
-
-    translation = translate(*cnn)
-    before = translation.model.SerializeToString(deterministic=True)
-    path = tmp_path / "model.onnx"
-    save_model(translation.model, path, one_file_bytes=one_file_bytes)
-    assert translation.model.SerializeToString(deterministic=True) == before
-    assert (tmp_path / "model.onnx.data").exists() == (one_file_bytes == 1000)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    np.testing.assert_array_equal(session.run(None, {"input_0": image(2)})[0], run_onnx(translation, [image(2)])[0])
-
-
-def test_digest_covers_weights_in_either_file(cnn: Graph, tmp_path: Path) -> None:
-    model = translate(*cnn).model
-    path = tmp_path / "model.onnx"
-    save_model(model, path, one_file_bytes=1000)
-    first = digest(path)
-    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    weight.raw_data = weight.raw_data[:-1] + bytes([weight.raw_data[-1] ^ 1])
-    save_model(model, path, one_file_bytes=1000)
-    assert digest(path) != first
-    save_model(model, path)
-    assert not (tmp_path / "model.onnx.data").exists()
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ class BuildOutcome:
     """A build's result: where not `built`, `failure` holds the library's words (or that it crashed or timed out).
 
     `seconds` are those of the build; of the original build where the plan came from the engine cache (`cached`).
+    `os_error` is the number of the operating system's error where the plan could not be written.
     """
 
     built: bool
@@ -84,6 +85,7 @@ class BuildOutcome:
     failure: str = ""
     warnings: tuple[str, ...] = ()
     cached: bool = False
+    os_error: int = 0
 
 
 class Backend(Protocol):

@@ -70,10 +70,12 @@ def _answer(backend: Backend, request: dict[str, recordjson.Json]) -> Support | 
         if not build:
             return backend.check(model)
         return backend.build(model, Path(str(request["plan"])), messages.decode_options(request["options"]))
+    except OSError as error:
+        words, number = str(error), error.errno or 0
     # Whatever the library raises is its answer: the child goes on to the next request.
     except Exception as error:  # noqa: BLE001
-        words = f"{type(error).__name__}: {error}"
-    return BuildOutcome(False, 0.0, words) if build else Support(accepted=False, failure=words)
+        words, number = f"{type(error).__name__}: {error}", 0
+    return BuildOutcome(False, 0.0, words, os_error=number) if build else Support(accepted=False, failure=words)
 
 
 if __name__ == "__main__":

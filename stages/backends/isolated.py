@@ -103,6 +103,7 @@ class Worker:
 
         Raises:
             BackendError: the library is missing or does not load.
+            OSError: the plan can't be written: that says nothing about the model.
         """
         model, plan = model.absolute(), plan.absolute()
         start = time.perf_counter()
@@ -117,6 +118,8 @@ class Worker:
                 partial_path(plan).unlink(missing_ok=True)
         if not outcome.built:
             plan.unlink(missing_ok=True)
+        if outcome.os_error:
+            raise OSError(outcome.os_error, os.strerror(outcome.os_error), str(plan))
         return outcome
 
     def _request(self, line: str, what: str) -> bytes:

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from stages.backends.base import BuildOptions, BuildOutcome, Refusal, Support, import_library, partial_path
 
@@ -116,17 +116,47 @@ def build(trt: ModuleType, model: Path, plan: Path, options: BuildOptions) -> Bu
         if not session.parser.parse_from_file(str(model)):
             raise _Failure(_parser_words(session))
         config = _configure(trt, session, options)
-        serialized = session.builder.build_serialized_network(session.network, config)
-        if serialized is None:
-            raise _Failure(session.messages.words("the builder returned no engine and gave no reason"))
         partial = partial_path(plan)
-        with partial.open("wb") as file:
-            file.write(serialized)
-        partial.replace(plan)
+        try:
+            with partial.open("wb") as file:
+                if not _serialize(trt, session, config, file):
+                    raise _Failure(session.messages.words("the builder returned no engine and gave no reason"))
+            partial.replace(plan)
+        finally:
+            partial.unlink(missing_ok=True)
     except _Failure as failure:
         warnings = tuple(session.messages.warnings) if session else ()
         return BuildOutcome(False, time.perf_counter() - start, str(failure), warnings)
     return BuildOutcome(True, time.perf_counter() - start, warnings=tuple(session.messages.warnings))
+
+
+def _serialize(trt: ModuleType, session: _Session, config: tensorrt.IBuilderConfig, file: IO[bytes]) -> bool:
+    """Build the engine into a file; False where the builder refuses."""
+    if not hasattr(session.builder, "build_serialized_network_to_stream"):  # before 10.13
+        serialized = session.builder.build_serialized_network(session.network, config)
+        if serialized is None:
+            return False
+        file.write(serialized)
+        return True
+
+    # The whole plan in memory beside the engine would be another copy of the weights.
+    class Writer(trt.IStreamWriter):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.error: OSError | None = None
+
+        def write(self, data: bytes) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:  # must not pass through the library
+                self.error = self.error or error
+                return 0
+
+    writer = Writer()
+    built = bool(session.builder.build_serialized_network_to_stream(session.network, config, writer))
+    if writer.error is not None:
+        raise writer.error
+    return built
 
 
 def _open(trt: ModuleType) -> _Session:

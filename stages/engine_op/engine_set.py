@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import mmap
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,13 +136,14 @@ class EngineSet:
         data = _checked(plan, candidate.source, self._interface.storage)
         engine: OrtEngine | TensorRtEngine
         if plan.backend == "onnxruntime":
+            assert not isinstance(data, mmap.mmap)
             engine = OrtEngine(data)
         elif plan.device == "cpu":
             raise CannotRun(Reason.NO_BACKEND, f"{plan.backend} can't run on a CPU")
         else:
             assert self._library is not None, "the kernel passes it"
-            plan_bytes = data if isinstance(data, bytes) else Path(data).read_bytes()
-            engine = TensorRtEngine(plan, plan_bytes, int(self._device.partition(":")[2]), self._stream, self._library)
+            assert not isinstance(data, str)
+            engine = TensorRtEngine(plan, data, int(self._device.partition(":")[2]), self._stream, self._library)
         dtypes = {port.binding: port.dtype for port in self._interface.inputs}
         for name, dtype in engine.inputs.items():
             if dtypes.get(name) != dtype.name:
@@ -155,19 +157,34 @@ class EngineSet:
         return engine
 
 
-def _checked(plan: Plan, source: bytes, storage: str) -> str | bytes:
-    """The plan as a session takes it, after its bytes were found to be those that the interface names."""
+def _checked(plan: Plan, source: bytes, storage: str) -> str | bytes | mmap.mmap:
+    """The plan as its library takes it, after its bytes were found to be those that the interface names: a path for
+    ONNX Runtime, which reads the files beside it too, a mapped file for TensorRT."""
     if storage == "embedded":
-        found, where = hashlib.sha256(source).hexdigest(), "embedded plan"
-    else:
-        where = source.decode(errors="surrogateescape")
-        try:
-            found = sha256_file(Path(where))
-        except OSError as error:
-            raise CannotRun(Reason.PLAN_MISSING, f"{where}: {error.strerror}") from error
-    if found != plan.sha256:
-        raise CannotRun(Reason.PLAN_DAMAGED, f"{where}: SHA-256 is {found}, not {plan.sha256}")
-    return source if storage == "embedded" else where
+        _compare(hashlib.sha256(source).hexdigest(), plan.sha256, "embedded plan")
+        return source
+    path = Path(source.decode(errors="surrogateescape"))
+    try:
+        if plan.backend == "onnxruntime":
+            _compare(sha256_file(path), plan.sha256, str(path))
+            for sha256 in plan.beside:
+                weights = path.with_name(f"{sha256}.weights")
+                _compare(sha256_file(weights), sha256, str(weights))
+            return str(path)
+        with path.open("rb") as file:
+            # What is checked is what is loaded, and the plan, which may be larger than memory's rest, is never copied.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _compare(hashlib.sha256(mapped).hexdigest(), plan.sha256, str(path))
+        return mapped
+    except OSError as error:
+        raise CannotRun(Reason.PLAN_MISSING, f"{error.filename or path}: {error.strerror}") from error
+    except ValueError as error:  # an empty file can't be mapped
+        raise CannotRun(Reason.PLAN_DAMAGED, f"{path}: {error}") from error
+
+
+def _compare(found: str, wanted: str, where: str) -> None:
+    if found != wanted:
+        raise CannotRun(Reason.PLAN_DAMAGED, f"{where}: SHA-256 is {found}, not {wanted}")
 
 
 def _fits(plan: Plan, inputs: dict[str, TensorView]) -> bool:

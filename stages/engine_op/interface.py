@@ -31,7 +31,8 @@ class Plan:
     """One serialized engine, in the order of the op's `plans` inputs.
 
     `device` is `cpu` (ONNX Runtime) or `gpu` (TensorRT). `sha256` is of the plan's bytes, `digest` of the region's
-    ONNX model. `profiles` holds, per profile, `[binding, minimum, optimum, maximum]` for each input.
+    ONNX model. `profiles` holds, per profile, `[binding, minimum, optimum, maximum]` for each input. `beside` holds the
+    SHA-256 of each file `<SHA-256>.weights` in the plan's folder that the plan reads.
     """
 
     backend: str
@@ -43,6 +44,7 @@ class Plan:
     digest: str
     capabilities: tuple[str, ...] = ()
     profiles: tuple[tuple[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]], ...], ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Interface:
                 **{
                     **{k: p[k] for k in ("backend", "device", "version", "precision", "sha256", "bytes", "digest")},
                     "capabilities": tuple(p.get("capabilities", ())),
+                    "beside": tuple(p.get("beside", ())),
                     "profiles": tuple(
                         tuple((name, tuple(low), tuple(usual), tuple(high)) for name, low, usual, high in profile)
                         for profile in p.get("profiles", ())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import mmap
 import os
 import threading
 import time
@@ -83,7 +84,7 @@ class TensorRtEngine:
         CannotRun: no GPU, library missing or of another version, plan refused, out of memory.
     """
 
-    def __init__(self, plan: Plan, data: bytes, device: int, stream: int, library: ctypes.CDLL) -> None:
+    def __init__(self, plan: Plan, data: bytes | mmap.mmap, device: int, stream: int, library: ctypes.CDLL) -> None:
         self._cuda = Cuda(device)
         self._cuda.enter()
         self._library = library

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import mmap
 import re
 import tempfile
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class LoadedEngine:
         self.kernels = None
 
 
-def load_engine(plan: Plan, data: bytes, cuda: Cuda, memory: DeviceMemory, stream: int) -> LoadedEngine:
+def load_engine(plan: Plan, data: bytes | mmap.mmap, cuda: Cuda, memory: DeviceMemory, stream: int) -> LoadedEngine:
     """Deserialize a plan.
 
     Raises:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
-from stages.translate import handlers, loops, passes, weights
+from stages.translate import external, handlers, loops, passes, weights
 from stages.translate.expand import COMPLEX_RULES, RULES, expand
-from stages.translate.files import digest, save_model
 from stages.translate.interface import Port, finish
 from stages.translate.library import OPSET, SUPPORTED, check_internals, library
 from stages.translate.provenance import all_nodes, complete, origins, origins_by_node, tagged
@@ -26,16 +25,16 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from tf2onnx.graph import Graph
 
+    from stages.compare import Array
+
 __all__ = [
     "OPSET",
     "SUPPORTED",
     "UNSAFE",
     "Translation",
     "check_internals",
-    "digest",
     "origins",
     "origins_by_node",
-    "save_model",
     "translatable_ops",
     "translate",
 ]
@@ -51,14 +50,16 @@ class Translation:
 
     Attributes:
         model: inputs `input_<i>` and outputs `output_<i>` with TensorFlow's dtypes and layout; usable only if
-            `unsupported` is empty. Above 2 GB it can't be serialised: see `save_model`.
+            `unsupported` is empty. `onnx_files.save_model` writes it.
         unsupported: ops that are not translated: (TF node, op type, why).
         skipped_passes: tf2onnx's optimiser passes that crashed and were left out.
+        weights: the values of the model's stand-ins, by key.
     """
 
     model: onnx.ModelProto
     unsupported: tuple[tuple[str, str, str], ...] = ()
     skipped_passes: tuple[str, ...] = ()
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
 
 def translatable_ops(opset: int = OPSET) -> frozenset[str]:
@@ -76,7 +77,12 @@ def translatable_ops(opset: int = OPSET) -> frozenset[str]:
 
 
 def translate(
-    graph_def: tf.compat.v1.GraphDef, inputs: Sequence[str], outputs: Sequence[str], *, opset: int = OPSET
+    graph_def: tf.compat.v1.GraphDef,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    values: Mapping[str, Array] | None = None,
+    *,
+    opset: int = OPSET,
 ) -> Translation:
     """Translate a self-contained TF graph into ONNX.
 
@@ -84,6 +90,7 @@ def translate(
         graph_def: Placeholders at its boundary; may carry `_output_shapes`. Not changed.
         inputs: tensors of those Placeholders, as `op:0`.
         outputs: tensors to compute, as `op:1`; repeated ones, constants and inputs become outputs of their own.
+        values: those, by node name, of further Placeholders of the graph, which become stand-ins in the model.
 
     Raises:
         ExportError: tf2onnx failed on the graph as a whole, or is not the version that is supported.
@@ -93,6 +100,7 @@ def translate(
     if not outputs:
         raise ExportError("a graph without outputs can't be translated", "name the tensors to compute")
     with library() as records:
+        large = dict(values or {})
         light = weights.lighten(graph_def, outputs)
         try:
             with tf.Graph().as_default() as graph:
@@ -102,12 +110,14 @@ def translate(
             # tf2onnx renames outputs that are also inputs, and can't be given one twice.
             computed = [name for name in dict.fromkeys(outputs) if name not in set(inputs)]
             if computed:
-                folded = weights.fold(light, inputs, computed)
+                folded = weights.fold(light, inputs, computed, large.keys())
                 loops.limit_trips(folded.graph_def)
                 expanded = expand(folded, RULES, COMPLEX_RULES)
                 if refused := expanded.failed or unsafe_calls(expanded.light.graph_def):
                     return _refused(refused, expanded.light.origins, graph_def, opset)
-                model, recorder, skipped = _convert(expanded.light, inputs, computed, opset, records)
+                fed = [*inputs, *(f"{n.name}:0" for n in expanded.light.graph_def.node if n.name in large)]
+                model, recorder, skipped = _convert(expanded.light, fed, computed, opset, records)
+                large = external.attach(model, large)
             else:
                 model, recorder, skipped = _empty(opset), Recorder(frozenset(), {}), ()
         except ExportError:
@@ -118,7 +128,7 @@ def translate(
             _log.debug("tf2onnx: %s", record.getMessage())
     complete(model.graph, {node.name for node in graph_def.node})
     finish(model, in_ports, out_ports)
-    return Translation(model, _unsupported(graph_def, model, recorder, records), skipped)
+    return Translation(model, _unsupported(graph_def, model, recorder, records), skipped, large)
 
 
 def _convert(

@@ -6,7 +6,7 @@ that long makes it small (and lifts protobuf's limit of 2 GB); small ones stay, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -72,16 +72,25 @@ def lighten(graph_def: tf.compat.v1.GraphDef, fetched: Sequence[str]) -> LightGr
     return LightGraph(light, weights)
 
 
-def fold(light: LightGraph, inputs: Sequence[str], outputs: Sequence[str]) -> LightGraph:
+def fold(
+    light: LightGraph, inputs: Sequence[str], outputs: Sequence[str], absent: Set[str] = frozenset()
+) -> LightGraph:
     """Let Grappler fold constants and inline functions; large constants come back as Const nodes without a value.
 
     A result in which a fetched tensor is gone is not used: the graph stays as it was then.
+
+    Args:
+        absent: Placeholders for weights whose values are elsewhere.
     """
     import tensorflow as tf
     from tf2onnx import tf_loader
 
+    # Grappler fills a tensor with zeros for every Placeholder.
+    _replace(light.graph_def, absent, "Placeholder", "ImmutableConst")
     with tf.Graph().as_default():
         folded = tf_loader.tf_optimize(list(inputs), list(outputs), light.graph_def)
+    for graph_def in (light.graph_def, folded):
+        _replace(graph_def, absent, "ImmutableConst", "Placeholder")
     present = {node.name for node in folded.node}
     if not present.issuperset(name.split(":")[0] for name in (*inputs, *outputs)):
         folded = tf.compat.v1.GraphDef()
@@ -100,6 +109,17 @@ def fold(light: LightGraph, inputs: Sequence[str], outputs: Sequence[str]) -> Li
     used = {node.name for node in folded.node if node.op == "Const"}
     kept = {name: value for name, value in light.weights.items() if name in used}
     return LightGraph(folded, kept, _moved(before, folded))
+
+
+def _replace(graph_def: tf.compat.v1.GraphDef, names: Set[str], old: str, new: str) -> None:
+    """Change the op of some nodes, both ops having a dtype, a shape and no input; each stays unlike any other."""
+    for node in graph_def.node:
+        if node.name in names and node.op == old:
+            node.op = new
+            if new == "ImmutableConst":
+                node.attr["memory_region_name"].s = node.name.encode()
+            else:
+                del node.attr["memory_region_name"]
 
 
 def _computes_the_same(old: tf.compat.v1.NodeDef, new: tf.compat.v1.NodeDef) -> bool:
