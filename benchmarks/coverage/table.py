@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ BEGIN, END = "<!-- begin coverage: written by python -m benchmarks.coverage -->\
 DOCUMENT = ROOT / "docs" / "coverage.md"
 EQUALITY = ("usual", "one", "none")
 """The comparisons that an op must pass; `edges` is reported, and judged by hand (see the policy)."""
+_WORDS = 110
 _STEPS = {"tensorflow": "TensorFlow", "translated": "", "parsed": "parser", "built": "builder"}
 
 
@@ -75,7 +77,8 @@ def _grouped(found: Mapping[str, str]) -> str:
     """What is the same for several dtypes is said once."""
     groups: dict[str, list[str]] = {}
     for dtype, words in found.items():
-        groups.setdefault(words.replace("|", "\\|").replace("<", "&lt;"), []).append(dtype)
+        short = words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
+        groups.setdefault(re.sub(r"([\[\]|<*_`])", r"\\\1", short), []).append(dtype)
     return "; ".join(f"{', '.join(kinds)}: {words}" if kinds != [""] else words for words, kinds in groups.items())
 
 
