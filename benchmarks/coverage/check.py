@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from benchmarks.coverage.models import Model, build
+from benchmarks.coverage.models import Model, broadcast, build
 from stages.artifacts import ShapeRange
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
@@ -55,7 +55,8 @@ def check(op: OpDef, dtype: str, worker: Worker) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save_model(translation.model, path)
-        return {"translated": "yes", **_compared(model, path), **_built(model, translation, path, worker)}
+        found = {"translated": "yes", **_compared(model, path), **_broadcast(op, dtype, Path(folder))}
+        return {**found, **_built(model, translation, path, worker)}
 
 
 def _built(model: Model, translation: Translation, path: Path, worker: Worker) -> Result:
@@ -77,9 +78,26 @@ def _built(model: Model, translation: Translation, path: Path, worker: Worker) -
     return {"parsed": "yes", "built": "yes" if outcome.built else _short(outcome.failure)}
 
 
-def _compared(model: Model, path: Path) -> Result:
+def _broadcast(op: OpDef, dtype: str, folder: Path) -> Result:
+    model = broadcast(op, dtype)
+    if model is None:
+        return {}
+    try:
+        translation = translate(model.graph_def, list(model.feeds), model.outputs)
+    except ExportError as error:
+        return {"broadcast": _short(error)}
+    if translation.unsupported:
+        return {"broadcast": _short(translation.unsupported[0][2])}
+    path = folder / "broadcast.onnx"
+    save_model(translation.model, path)
+    (usual,) = VARIANTS[:1]
+    found = _compared(model, path, (usual,))
+    return {"broadcast": found[usual[0]]} if found else {}
+
+
+def _compared(model: Model, path: Path, variants: tuple[tuple[str, int, bool], ...] = VARIANTS) -> Result:
     found: Result = {}
-    for name, batch, edges in VARIANTS:
+    for name, batch, edges in variants:
         for seed in (0, 1):
             values = model.values(batch, edges, seed)
             try:

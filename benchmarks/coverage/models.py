@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +57,21 @@ def dtypes(op: OpDef) -> list[str]:
     return [dtype for dtype in DTYPES if dtype in _allowed(attr)] or [""]
 
 
-def build(op: OpDef, dtype: str) -> Model:
-    """The model of an op in one dtype.
+def broadcast(op: OpDef, dtype: str) -> Model | None:
+    """The model of an op with two inputs of one shape, where TensorFlow also takes the second without its first axis."""
+    case = CASES.get(op.name, Case())
+    given = [case.inputs.get(arg.name, BY_NAME.get(arg.name, d(None, 4))) for arg in op.input_arg]
+    if len(given) != 2 or any(not isinstance(one, Feed) or one.shape != (None, 4) for one in given):
+        return None
+    try:
+        second = op.input_arg[1].name
+        return build(op, dtype, {**case.inputs, second: replace(given[1], shape=(4,))})  # type: ignore[type-var]
+    except (ValueError, TypeError):
+        return None
+
+
+def build(op: OpDef, dtype: str, inputs: Mapping[str, Argument] | None = None) -> Model:
+    """The model of an op in one dtype; `inputs` instead of those of its case.
 
     Raises:
         Exception: whatever TensorFlow says of it.
@@ -80,7 +93,8 @@ def build(op: OpDef, dtype: str) -> Model:
         for arg in op.input_arg:
             kind = tf.as_dtype(arg.type).name if arg.type else types.get(arg.type_attr, dtype or "float32")
             many = bool(arg.number_attr or arg.type_list_attr)
-            arguments[arg.name] = _argument(arg.name, case.inputs.get(arg.name), many, kind, feeds)
+            given = (case.inputs if inputs is None else inputs).get(arg.name)
+            arguments[arg.name] = _argument(arg.name, given, many, kind, feeds)
         inferred = {name for arg in op.input_arg for name in (arg.type_attr, arg.number_attr, arg.type_list_attr)}
         attrs = {attr.name: _default(attr) for attr in op.attr if attr.HasField("default_value")}
         attrs |= {name: tf.as_dtype(kind) for name, kind in types.items()} | dict(case.attrs)

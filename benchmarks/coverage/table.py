@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 
@@ -11,8 +12,10 @@ from benchmarks.record import RESULTS
 
 BEGIN, END = "<!-- begin coverage: written by python -m benchmarks.coverage -->\n", "<!-- end coverage -->\n"
 DOCUMENT = ROOT / "docs" / "coverage.md"
-EQUALITY = ("usual", "one", "none")
+EQUALITY = ("usual", "one", "none", "broadcast")
 """The comparisons that an op must pass; `edges` is reported, and judged by hand (see the policy)."""
+_WORDS = 110
+_RUNTIME = r"ONNX Runtime can't run \S+: \[ONNXRuntimeError\] : \d+ : "
 _STEPS = {"tensorflow": "TensorFlow", "translated": "", "parsed": "parser", "built": "builder"}
 
 
@@ -67,15 +70,21 @@ def reason(steps: Mapping[str, str]) -> str:
     for step, name in _STEPS.items():
         if steps.get(step, "yes") != "yes":
             return f"{name}: {steps[step]}" if name else steps[step]
-    wrong = [f"{name}: {steps[name]}" for name in EQUALITY if steps.get(name, "yes") != "yes"]
-    return f"differs, {wrong[0]}" if wrong else "not compared"
+    for name in EQUALITY:
+        found = steps.get(name, "yes")
+        if found.startswith("not run: "):
+            return f"not compared: {re.sub(_RUNTIME, '', found.removeprefix('not run: '))}"
+        if found != "yes":
+            return f"differs, {name}: {found}"
+    return "not compared"
 
 
 def _grouped(found: Mapping[str, str]) -> str:
     """What is the same for several dtypes is said once."""
     groups: dict[str, list[str]] = {}
     for dtype, words in found.items():
-        groups.setdefault(words.replace("|", "\\|").replace("<", "&lt;"), []).append(dtype)
+        short = words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
+        groups.setdefault(re.sub(r"([\[\]|<*_`])", r"\\\1", short), []).append(dtype)
     return "; ".join(f"{', '.join(kinds)}: {words}" if kinds != [""] else words for words, kinds in groups.items())
 
 
