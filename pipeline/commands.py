@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Config, engine_options, shape_range, split_options
+from pipeline.page import write_page
 from pipeline.progress import ConsoleProgress
 from pipeline.report import grouped
 from pipeline.run import Progress, Quiet, convert, resolve
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
         "build": _build,
         "stitch": _stitch,
         "verify": _verify,
+        "report": _report,
     }
     commands[options.command](options)
     return 0
@@ -74,6 +76,7 @@ def _config(options: argparse.Namespace) -> Config:
         cache=not options.no_cache,
         verify=not options.no_verify,
         keep_stages=options.keep_stages,
+        tensorboard=options.tensorboard,
     )
     if options.min_region is not None:
         config = replace(config, min_region=options.min_region)
@@ -147,6 +150,12 @@ def _verify(options: argparse.Namespace) -> None:
     _tell(options, check, [f"largest relative error {worst:.1e}, {check.engines_run} engine calls"])
     if not check.passed:
         raise VerifyError(explain(check), "convert the model on this machine, or for this machine's GPU")
+
+
+def _report(options: argparse.Namespace) -> None:
+    page = write_page(options.folder)
+    if not options.quiet:
+        print(f"written to {page}")
 
 
 def _tell(options: argparse.Namespace, record: object, lines: list[str]) -> None:

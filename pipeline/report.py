@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages import recordjson
-from stages.artifacts import EngineSet, Fingerprint, LeftOp, Reason, Tensor, layer_of
+from stages.artifacts import EngineSet, Fingerprint, LeftOp, Profile, Reason, Tensor, layer_of
 from stages.errors import ArtifactError
 
 SCHEMA_VERSION = 1
@@ -31,7 +31,8 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class RegionReport:
-    """One region. `ops` are the names of its TensorFlow ops; the errors are of its fp32 ONNX model against TensorFlow."""
+    """One region. `ops` are the names of its TensorFlow ops; the errors are of its fp32 ONNX model against TensorFlow;
+    `profiles` are the sizes that its engines are built for."""
 
     name: str
     ops: tuple[str, ...]
@@ -40,6 +41,7 @@ class RegionReport:
     engines: tuple[EngineReport, ...]
     max_abs_error: float | None
     max_rel_error: float | None
+    profiles: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ def make_report(
             ),
             region.max_abs_error,
             region.max_rel_error,
+            region.profiles,
         )
         for region in built
     )

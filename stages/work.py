@@ -32,14 +32,48 @@ _SIZE_OPS = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 """These read no values."""
 _PARTIAL_READS = frozenset({"Gather", "GatherV2", "GatherNd", "ResourceGather", "Slice", "StridedSlice"})
 _MOVES = frozenset(
-    {"Transpose", "Concat", "ConcatV2", "Pack", "Unpack", "Split", "SplitV", "Pad", "PadV2", "MirrorPad", "Tile", "Fill"}
+    {
+        "Transpose",
+        "Concat",
+        "ConcatV2",
+        "Pack",
+        "Unpack",
+        "Split",
+        "SplitV",
+        "Pad",
+        "PadV2",
+        "MirrorPad",
+        "Tile",
+        "Fill",
+    }
     | {"Cast", "Bitcast", "BroadcastTo", "ZerosLike", "OnesLike", "Reverse", "ReverseV2", "ReverseSequence", "Roll"}
-    | {"SpaceToDepth", "DepthToSpace", "SpaceToBatchND", "BatchToSpaceND", "ExtractImagePatches", "ResizeNearestNeighbor"}
+    | {
+        "SpaceToDepth",
+        "DepthToSpace",
+        "SpaceToBatchND",
+        "BatchToSpaceND",
+        "ExtractImagePatches",
+        "ResizeNearestNeighbor",
+    }
     | {"Select", "SelectV2", "Where", "ScatterNd", "TensorScatterUpdate", "DynamicStitch", "DynamicPartition"}
     | {"Assert", "Print", "PrintV2", "CheckNumerics"}
 )
 _REDUCTIONS = frozenset(
-    {"Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "ArgMax", "ArgMin", "EuclideanNorm", "L2Loss", "Cumsum", "Cumprod"}
+    {
+        "Sum",
+        "Mean",
+        "Max",
+        "Min",
+        "Prod",
+        "All",
+        "Any",
+        "ArgMax",
+        "ArgMin",
+        "EuclideanNorm",
+        "L2Loss",
+        "Cumsum",
+        "Cumprod",
+    }
 )
 _OPAQUE = ("string", "variant", "resource")
 """Dtypes whose elements have no size and no arithmetic that could be known."""
@@ -74,7 +108,8 @@ def estimate_work(graph: Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str,
         tf.graph_util.import_graph_def(fixed, name="")
         operations = {op.name: op for op in imported.get_operations()}
         return {
-            name: _work(operations[name], graph, frozenset()) for name in (graph.nodes[i].name for i in graph.computing())
+            name: _work(operations[name], graph, frozenset())
+            for name in (graph.nodes[i].name for i in graph.computing())
         }
 
 
@@ -94,7 +129,9 @@ def _work_of_call(op: tf.Operation, graph: Graph, above: frozenset[str]) -> Work
     arguments = list(op.inputs) if loop or "PartitionedCall" in op.type else list(op.inputs)[1:]
     bodies = [_work_of_function(name, arguments, graph, above) for name in called]
     if loop or len(bodies) < 2:
-        return Work(sum(b.flops for b in bodies), sum(b.bytes for b in bodies), not loop and all(b.exact for b in bodies))
+        return Work(
+            sum(b.flops for b in bodies), sum(b.bytes for b in bodies), not loop and all(b.exact for b in bodies)
+        )
     heaviest = max(bodies, key=lambda body: (body.flops, body.bytes))
     return Work(heaviest.flops, heaviest.bytes, exact=False)
 
@@ -171,7 +208,8 @@ def _transposed_convolution(op: tf.Operation, inputs: Sequence[Sizes], outputs: 
 
 
 def _pool(op: tf.Operation, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
-    return math.prod(outputs[0]) * math.prod(op.get_attr("ksize"))
+    window: list[int] = op.get_attr("ksize")
+    return math.prod(outputs[0]) * math.prod(window)
 
 
 def _fft(op: tf.Operation, inputs: Sequence[Sizes], outputs: Sequence[Sizes]) -> int:
