@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
+from urllib.parse import quote
 
 from pipeline.picture import Picture
 from pipeline.report import Report
+from stages.artifacts import LeftOp
 
 _ROWS = 100
 """Rows of a table that are shown at once; the rest is folded away."""
@@ -72,17 +74,17 @@ def picture_note(picture: Picture) -> str:
 
 
 def regions(report: Report) -> str:
-    """One row for each engine, with a button that shows its region."""
+    """One row for each engine, with a link that shows its region."""
     rows = []
-    for number, region in enumerate(report.regions):
+    for region in report.regions:
         for engine in region.engines:
-            button = f'<button type="button" data-region="{number}">{escape(region.name)}</button>'
+            link = f'<a href="#{escape(region.name)}">{escape(region.name)}</a>'
             told = f"{engine.verified}; {engine.note}" if engine.note else engine.verified
             error = "" if region.max_rel_error is None else f"{region.max_rel_error:.1e}"
             size, seconds = quantity(engine.bytes, "B"), f"{engine.build_seconds:.1f}"
             rows.append(
                 [
-                    button,
+                    link,
                     f"{len(region.ops):,}",
                     escape(engine.backend),
                     escape(engine.precision),
@@ -100,15 +102,20 @@ def regions(report: Report) -> str:
 
 def left_in_tensorflow(report: Report) -> str:
     """One row for each layer, reason and detail, in the order of the graph."""
-    groups: dict[tuple[str, str, str], Counter[str]] = {}
+    groups: dict[tuple[str, str, str], list[LeftOp]] = {}
     for op in report.left_in_tensorflow:
-        groups.setdefault((op.layer, op.reason.value, op.detail), Counter())[op.op] += 1
+        groups.setdefault((op.layer, op.reason.value, op.detail), []).append(op)
     if not groups:
         return "<p>Nothing: every op that computes is in an engine.</p>"
     total = Counter(op.reason.value for op in report.left_in_tensorflow)
     count = "; ".join(f"{number:,} × {escape(reason)}" for reason, number in total.most_common())
     rows = [
-        [f"<code>{escape(layer)}</code>", escape(_types(ops)), escape(reason), escape(detail)]
+        [
+            f'<a href="#op/{quote(ops[0].node)}"><code>{escape(layer)}</code></a>',
+            escape(_types(Counter(op.op for op in ops))),
+            escape(reason),
+            escape(detail),
+        ]
         for (layer, reason, detail), ops in groups.items()
     ]
     return f"<p>{count}</p>" + _table(("layer", "ops", "reason", "detail"), rows, "Ops left in TensorFlow by layer")

@@ -137,13 +137,16 @@ def _work_of_call(op: tf.Operation, graph: Graph, above: frozenset[str]) -> Work
 
 
 def _work_of_function(name: str, arguments: Sequence[tf.Tensor], graph: Graph, above: frozenset[str]) -> Work:
+    from tensorflow.core.framework import function_pb2
     from tensorflow.python.framework import function_def_to_graph
 
     if name in above or name not in graph.library:
         return Work(0, 0, exact=False)
-    body = function_def_to_graph.function_def_to_graph(
-        graph.library[name], input_shapes=[t.shape.as_proto() for t in arguments]
-    )
+    definition = function_pb2.FunctionDef()
+    definition.CopyFrom(graph.library[name])
+    for attributes in definition.arg_attr.values():
+        attributes.attr.pop("_output_shapes", None)  # they would win over the shapes given
+    body = function_def_to_graph.function_def_to_graph(definition, input_shapes=[t.shape.as_proto() for t in arguments])
     with body.as_default():
         parts = [
             _work(op, graph, above | {name})

@@ -180,9 +180,17 @@ function start() {
     if (i >= 0) explorer.showOp(i);
   });
   document.getElementById("outline").addEventListener("click", () => explorer.closeAll());
-  for (const button of document.querySelectorAll("button[data-region]")) {
-    button.addEventListener("click", () => explorer.showRegion(Number(button.dataset.region)));
-  }
+  window.addEventListener("hashchange", () => follow(explorer));
+  follow(explorer);
+}
+
+// #region_0 and #op/NAME are links to a region and to an op.
+function follow(explorer) {
+  const target = decodeURIComponent(location.hash.slice(1));
+  const region = data.regions.findIndex(({ name }) => name === target);
+  const op = target.startsWith("op/") ? numberOf.get(target.slice(3)) : undefined;
+  if (region >= 0) explorer.showRegion(region);
+  if (op !== undefined) explorer.showOp(op);
 }
 
 start();

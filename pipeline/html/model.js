@@ -4,6 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const graph = data.graph;
 const FIRST_ITEMS = 60;  // most items that the first view shows
+const MOST_PARTS = 150;  // most items that dividing closed scopes may lead to
 const PALETTE = 8;
 
 const regionOf = new Int32Array(graph.names.length).fill(-1);
@@ -23,8 +24,9 @@ class Item {
 
   get label() {
     if (this.kind === "region") return data.regions[this.number].name;
-    if (this.kind === "group") return graph.groups[this.number][0];
-    return graph.names[this.number].split("/").pop();
+    const [first, last] = [this.nodes[0], this.nodes.at(-1)].map((i) => graph.names[i].split("/").pop());
+    if (this.kind === "op") return first;
+    return this.id.includes(".") ? `${first} … ${last}` : graph.groups[this.number][0];
   }
 
   get sub() {
@@ -62,6 +64,36 @@ function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
+// What stays in TensorFlow of a closed scope lies before some regions and after others. Each connected part of it becomes
+// an item of its own (as long as that are not too many), so that the picture shows the order of things.
+function divide(ids, items) {
+  const above = Int32Array.from(ids.keys());
+  const root = (i) => {
+    while (above[i] !== i) i = above[i] = above[above[i]];
+    return i;
+  };
+  for (const [a, b] of graph.edges) if (ids[a] === ids[b] && regionOf[a] < 0) above[root(a)] = root(b);
+  const parts = new Map();
+  for (const item of items.values()) {
+    if (item.kind !== "group") continue;
+    for (const i of item.nodes) {
+      const id = `${item.id}.${root(i)}`;
+      if (!parts.has(id)) parts.set(id, { item, nodes: [] });
+      parts.get(id).nodes.push(i);
+    }
+  }
+  if (items.size + parts.size > MOST_PARTS) return;
+  for (const [id, { item, nodes }] of parts) {
+    if (nodes.length === item.nodes.length) continue;
+    const alone = nodes.length === 1;
+    const part = new Item(alone ? `op${nodes[0]}` : id, alone ? "op" : "group", alone ? nodes[0] : item.number, item.scopes);
+    part.nodes = nodes;
+    items.delete(item.id);
+    items.set(part.id, part);
+    for (const i of nodes) ids[i] = part.id;
+  }
+}
+
 // The items and edges to draw. `open` holds the open scopes; stitched: a region is one item, wherever its ops lie.
 function contract(open, stitched) {
   const items = new Map();
@@ -78,6 +110,7 @@ function contract(open, stitched) {
     items.get(id).nodes.push(i);
     return id;
   });
+  if (stitched) divide(ids, items);
   const edges = new Map();
   const add = (pairs, control) => {
     for (const [a, b] of pairs) {

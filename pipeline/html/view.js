@@ -19,7 +19,7 @@ function shorten(text) {
 
 function layOut({ items, edges }) {
   const layout = new dagre.graphlib.Graph({ compound: true });
-  layout.setGraph({ rankdir: "TB", nodesep: 18, ranksep: 30, marginx: 12, marginy: 12 });
+  layout.setGraph({ rankdir: "TB", nodesep: 18, ranksep: 38, marginx: 12, marginy: 12 });
   layout.setDefaultEdgeLabel(() => ({}));
   const scopes = new Set(items.flatMap((item) => item.scopes));
   for (const g of scopes) layout.setNode(`box${g}`, {});
@@ -87,7 +87,7 @@ class View {
     const [left, top] = [x - width / 2, y - height / 2];
     const wide = Math.min(width, label.length * LETTER + 30);
     const head = svg("g", { class: "head", role: "button", tabindex: -1, "aria-expanded": true, "aria-label": `open scope ${graph.groups[g][0]}`, "data-id": `box${g}` },
-      svg("rect", { x: left, y: top - 12, width: wide, height: 18, rx: 4 }),
+      svg("rect", { x: left, y: top - 11, width: wide, height: 16, rx: 4 }),
       svg("text", { x: left + 6, y: top + 1 }, `▾ ${label}`),
       svg("title", {}, `${graph.groups[g][0]}: close`));
     head.addEventListener("click", () => this.explorer.close(g, this));
