@@ -43,8 +43,7 @@ def summary(report: Report, picture: Picture) -> str:
         _tile(
             "Ops in engines",
             _percent(report.ops_in_engines, report.ops_total),
-            f"{report.ops_in_engines:,} of {report.ops_total:,} in {len(report.regions):,} "
-            f"{'engine' if len(report.regions) == 1 else 'engines'}",
+            f"{report.ops_in_engines:,} of {report.ops_total:,} in {_count(len(report.regions), 'engine')}",
             (report.ops_in_engines, report.ops_total),
         ),
         _tile(
@@ -56,7 +55,9 @@ def summary(report: Report, picture: Picture) -> str:
         _tile(
             "Largest relative error",
             "not verified" if error is None else f"{error:.1e}",
-            "" if check.tolerance is None else f"allowed {check.tolerance:.0e}, over {len(check.inputs)} runs",
+            ""
+            if check.tolerance is None
+            else f"allowed {check.tolerance:.0e}, the worst of {_count(len(check.inputs), 'run')}",
         ),
         _tile(
             "Plans",
@@ -108,7 +109,7 @@ def left_in_tensorflow(report: Report) -> str:
     if not groups:
         return "<p>Nothing: every op that computes is in an engine.</p>"
     total = Counter(op.reason.value for op in report.left_in_tensorflow)
-    count = "; ".join(f"{number:,} × {escape(reason)}" for reason, number in total.most_common())
+    reasons = "; ".join(f"{number:,} × {escape(reason)}" for reason, number in total.most_common())
     rows = [
         [
             f'<a href="#op/{quote(ops[0].node)}"><code>{escape(layer)}</code></a>',
@@ -118,7 +119,7 @@ def left_in_tensorflow(report: Report) -> str:
         ]
         for (layer, reason, detail), ops in groups.items()
     ]
-    return f"<p>{count}</p>" + _table(("layer", "ops", "reason", "detail"), rows, "Ops left in TensorFlow by layer")
+    return f"<p>{reasons}</p>" + _table(("layer", "ops", "reason", "detail"), rows, "Ops left in TensorFlow by layer")
 
 
 def verification(report: Report) -> str:
@@ -126,13 +127,13 @@ def verification(report: Report) -> str:
     check = report.verification
     if check.passed is None:
         return "<p>The stitched model was not run (--no-verify).</p>"
-    fallbacks = sum(count for reasons in check.fallbacks.values() for count in reasons.values())
+    fallbacks = sum(number for reasons in check.fallbacks.values() for number in reasons.values())
     runs = "; ".join(", ".join(f"{name} {_size(shape)}" for name, shape in run.items()) for run in check.inputs)
     rows = [
         [f"<code>{escape(o.name)}</code>", f"{o.max_abs_error:.1e}", f"{o.max_rel_error:.1e}", escape(o.why)]
         for o in check.outputs
     ]
-    words = f"{check.engines_run:,} engine calls, {fallbacks:,} fallbacks; run with {runs}"
+    words = f"{_count(check.engines_run, 'engine call')}, {_count(fallbacks, 'fallback')}; run with {runs}"
     heads = ("output", "#absolute error", "#relative error", "")
     return f"<p>{escape(words)}</p>" + _table(heads, rows, "Errors by output")
 
@@ -160,6 +161,10 @@ def quantity(value: float, unit: str) -> str:
         if value >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:g} {unit}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _tile(name: str, figure: str, words: str, share: tuple[int, int] | None = None) -> str:

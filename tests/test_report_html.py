@@ -24,7 +24,10 @@ from pipeline.picture import Picture, PictureNode, make_picture
 from pipeline.report import EngineReport, OutputError, RegionReport, Report, StageTime, Verification
 from pipeline.scopes import GROUP_LIMIT, group_nodes
 from pipeline.tensorboard import strip_constants
+from stages import backends
 from stages.artifacts import Fingerprint, FrozenGraph, LeftOp, Reason, ShapeRange, Source, Tensor
+from stages.backends import inspector
+from stages.backends.base import BuildOptions
 from stages.backends.inspector import Layers, engine_layers
 from stages.errors import ArtifactError
 from stages.graph import Graph
@@ -307,13 +310,24 @@ def test_parts_of_a_scope_end_where_names_change() -> None:
     assert [group.label for group in groups] == [f"block{b}_a … block{b}_t" for b in range(4)]
 
 
-def test_plans_for_a_gpu_have_layers_or_a_reason_why_not(tmp_path: Path) -> None:
+def test_what_has_no_layers_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = tmp_path / "no.plan"
     plan.write_bytes(b"not a plan")
+    monkeypatch.setattr(inspector, "gpu_count", lambda: 1)  # so that the library is really asked, wherever this runs
+    assert engine_layers("tensorrt_rtx", [plan, plan]) == [Layers(why_not="the library can't open the plan here")] * 2
+    monkeypatch.setattr(inspector, "gpu_count", lambda: 0)
     (found,) = engine_layers("tensorrt_rtx", [plan])
-    assert found.why_not
-    assert not found.names
+    assert "without one" in found.why_not
     assert engine_layers("onnxruntime", [plan, plan]) == [Layers(why_not="onnxruntime has no engine inspector")] * 2
+
+
+@pytest.mark.gpu
+def test_plans_list_their_layers_where_they_can_be_opened(folder: Path, tmp_path: Path) -> None:
+    backend = backends.get("tensorrt_rtx")
+    outcome = backend.build(folder / "regions/region_0/model.onnx", tmp_path / "a.plan", BuildOptions())
+    assert outcome.built, outcome.failure
+    (found,) = engine_layers("tensorrt_rtx", [tmp_path / "a.plan"])
+    assert found.names, found.why_not
 
 
 @pytest.mark.slow

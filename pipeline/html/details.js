@@ -99,7 +99,7 @@ class Explorer {
       new View(document.getElementById("after"), true, "Stitched graph", this),
     ];
     this.redraw();
-    for (const view of this.views) view.fit(0.55);
+    for (const view of this.views) view.fit(0.5);
   }
 
   redraw(view, id) {
@@ -148,7 +148,7 @@ class Explorer {
   closeAll() {
     this.open.clear();
     this.redraw();
-    for (const view of this.views) view.fit(0.55);
+    for (const view of this.views) view.fit(0.5);
   }
 }
 
