@@ -103,14 +103,31 @@ def estimate_work(graph: Graph, sizes: Mapping[str, Sequence[int]]) -> dict[str,
     for node in fixed.node:
         if node.name in shapes:
             node.attr["shape"].shape.CopyFrom(shapes[node.name])
-    imported = tf.Graph()
+    imported = _imported(fixed)
     with imported.as_default():
-        tf.graph_util.import_graph_def(fixed, name="")
         operations = {op.name: op for op in imported.get_operations()}
         return {
             name: _work(operations[name], graph, frozenset())
             for name in (graph.nodes[i].name for i in graph.computing())
         }
+
+
+def _imported(graph_def: tf.compat.v1.GraphDef) -> tf.Graph:
+    """The graph with all shapes that follow from those of its inputs."""
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.graph_util.import_graph_def(graph_def, name="")
+    except ValueError:
+        # A shape that was recorded for one size of the inputs contradicts another; without it TensorFlow infers.
+        graph = tf.Graph()
+        for node in graph_def.node:
+            node.attr.pop("_output_shapes", None)
+        with graph.as_default():
+            tf.graph_util.import_graph_def(graph_def, name="")
+    return graph
 
 
 def _work(op: tf.Operation, graph: Graph, above: frozenset[str]) -> Work:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from fixtures import vision
+from fixtures import cuts, stateful, vision
+from fixtures.example import Example
+from stages.artifacts import FrozenGraph, Source, Tensor
 from stages.freeze import freeze
 from stages.graph import Graph
 from stages.work import Work, estimate_work
@@ -87,6 +89,54 @@ def test_a_loop_counts_as_one_turn_of_its_body(tmp_path: Path) -> None:
     convolution = 2 * (2 * 8 * 8 * 4) * 3 * 3 * 4
     assert convolution < work.flops < 1.1 * convolution
     assert not work.exact
+
+
+def test_loops_in_loops_and_branches_count_too(tmp_path: Path) -> None:
+    kernel = tf.ones([4, 4])
+
+    def inner(x: tf.Tensor) -> tf.Tensor:
+        return tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, tf.matmul(y, kernel)), (0, x))[1]
+
+    def model(x: tf.Tensor) -> tf.Tensor:
+        looped = tf.while_loop(lambda i, _: i < 2, lambda i, y: (i + 1, inner(y)), (0, x))[1]
+        return tf.cond(looped[0, 0] > 0, lambda: tf.matmul(looped, kernel), lambda: looped)
+
+    work = works(tmp_path, model, tf.TensorSpec([5, 4], F32))
+    product = 2 * 5 * 4 * 4
+    loop, branch = (next(found for op, found in work.items() if op.endswith(kind)) for kind in ("While", "If"))
+    assert product <= loop.flops < product + 10
+    assert product <= branch.flops < product + 10
+    assert not branch.exact
+
+
+def test_shapes_recorded_for_another_size_do_not_count(tmp_path: Path) -> None:
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.versions.producer = 2000
+    x = graph_def.node.add(name="x", op="Placeholder")
+    x.attr["dtype"].type = tf.float32.as_datatype_enum
+    x.attr["shape"].shape.CopyFrom(tf.TensorShape([None, 4]).as_proto())
+    y = graph_def.node.add(name="y", op="Relu", input=["x"])
+    y.attr["T"].type = tf.float32.as_datatype_enum
+    y.attr["_output_shapes"].list.shape.append(tf.TensorShape([2, 4]).as_proto())
+    (tmp_path / "graph.pb").write_bytes(graph_def.SerializeToString())
+    ends = (Tensor("x:0", "float32", (None, 4)),), (Tensor("y:0", "float32", (2, 4)),)
+    graph = Graph(FrozenGraph(tmp_path, Source("graph_def", None), *ends, ("x",), ("y",)))
+    assert estimate_work(graph, {"x:0": [3, 4]}) == {"y": Work(12, 96)}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [cuts.set_shape, stateful.table_front_end, vision.unknown_rank, vision.zero_size],
+    ids=lambda f: f.__name__,
+)
+def test_every_computing_op_of_awkward_graphs_has_an_estimate(tmp_path: Path, example: Callable[[], Example]) -> None:
+    model = example()
+    graph = Graph(freeze(str(model.save(tmp_path / "model")), tmp_path / "frozen"))
+    names = zip(graph.frozen.input_names, graph.frozen.inputs, strict=True)
+    work = estimate_work(graph, {tensor.name: model.inputs[name].shape for name, tensor in names})
+    assert set(work) == {graph.nodes[i].name for i in graph.computing()}
+    assert all(estimate.flops >= 0 and estimate.bytes >= 0 for estimate in work.values())
+    assert sum(estimate.bytes for estimate in work.values()) > 0
 
 
 def test_convolutions_and_products_agree_with_tensorflows_own_table(tmp_path: Path) -> None:
