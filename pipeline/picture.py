@@ -94,7 +94,7 @@ class Picture:
                 body["sizes"],
             )
         except FileNotFoundError as error:
-            raise ArtifactError(f"{path}: no such file", "give the folder that convert wrote") from error
+            raise ArtifactError(f"{path}: no such file", "give a folder that this version's convert wrote") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: is damaged: {error}", "convert the model again") from error
 
