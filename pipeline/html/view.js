@@ -13,8 +13,9 @@ function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-function shorten(text) {
-  return text.length <= LONGEST ? text : `${text.slice(0, LONGEST / 2 - 1)}…${text.slice(1 - LONGEST / 2)}`;
+function shorten(text, most = LONGEST) {
+  const half = Math.max(1, Math.floor(Math.min(most, LONGEST) / 2) - 1);
+  return text.length <= Math.min(most, LONGEST) ? text : `${text.slice(0, half)}…${text.slice(-half)}`;
 }
 
 function layOut({ items, edges }) {
@@ -77,22 +78,23 @@ class View {
     const boxes = scopes.map((g) => this.box(g, layout.node(`box${g}`)));
     const edges = content.edges.map((edge) => this.edge(edge, layout.edge(edge.source, edge.target).points));
     const shapes = content.items.map((item) => this.item(item, layout.node(item.id)));
-    this.canvas.replaceChildren(...boxes, ...edges, ...shapes);
+    const [frames, heads] = [boxes.map(([frame]) => frame), boxes.map(([, head]) => head)];
+    this.canvas.replaceChildren(...frames, ...edges, ...heads, ...shapes);
     this.stops = [...this.canvas.querySelectorAll("[role=button]")];
     (this.stops.find((stop) => stop.dataset.id === this.current) || this.stops[0])?.setAttribute("tabindex", "0");
   }
 
   box(g, { x, y, width, height }) {
-    const label = shorten(graph.groups[g][0]);
+    const label = shorten(graph.groups[g][0], Math.floor((width - 24) / LETTER));
     const [left, top] = [x - width / 2, y - height / 2];
-    const wide = Math.min(width, label.length * LETTER + 30);
+    const wide = Math.min(width, label.length * LETTER + 24);
     const head = svg("g", { class: "head", role: "button", tabindex: -1, "aria-expanded": true, "aria-label": `open scope ${graph.groups[g][0]}`, "data-id": `box${g}` },
       svg("rect", { x: left, y: top - 11, width: wide, height: 16, rx: 4 }),
       svg("text", { x: left + 6, y: top + 1 }, `▾ ${label}`),
       svg("title", {}, `${graph.groups[g][0]}: close`));
     head.addEventListener("click", () => this.explorer.close(g, this));
     this.places.set(`box${g}`, { x: left + wide / 2, y: top - 3 });
-    return svg("g", { class: "box" }, svg("rect", { class: "frame", x: left, y: top, width, height, rx: 6 }), head);
+    return [svg("rect", { class: "frame", x: left, y: top, width, height, rx: 6 }), head];
   }
 
   edge({ control }, points) {
