@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
     )
     common.set_defaults(min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False)
+    common.set_defaults(tensorboard=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         group(convert)
     convert.add_argument("--no-verify", action="store_true", help="do not run the stitched model")
     convert.add_argument("--keep-stages", action="store_true", help="keep every stage's artifact in OUT/stages")
+    convert.add_argument("--tensorboard", action="store_true", help="write both graphs to OUT/tensorboard")
 
     freeze = add("freeze", "Stage 1: a model without variables.")
     freeze.add_argument("model", help=MODEL_HELP)
@@ -112,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("folder", type=Path, help="folder that convert or stitch wrote")
     _verify_options(verify)
     _shape_option(verify)
+    report = add("report", "Write report.html again: after a verify elsewhere, or with a GPU for the engines' layers.")
+    report.add_argument("folder", type=Path, help="folder that convert wrote")
     return parser
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline import doctor
 from pipeline.config import Config, constant, engine_options, shape_range, split_options
 from pipeline.inspect import inspect_model, inspect_path
+from pipeline.page import write_page
 from pipeline.progress import ConsoleProgress
 from pipeline.reasons import by_layer
 from pipeline.reasons import lines as reason_lines
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         "verify": _verify,
         "inspect": _inspect,
         "doctor": _doctor,
+        "report": _report,
     }
     if options.command not in ("convert", "freeze", "inspect"):  # these open a model, and do it themselves
         op_libraries.load(options.op_library)
@@ -83,6 +85,7 @@ def _config(options: argparse.Namespace) -> Config:
         cache=not options.no_cache,
         verify=not options.no_verify,
         keep_stages=options.keep_stages,
+        tensorboard=options.tensorboard,
     )
     if options.min_region is not None:
         config = replace(config, min_region=options.min_region)
@@ -202,6 +205,12 @@ def _outline(values: Mapping[str, object], indent: str = "") -> list[str]:
         else:
             lines.append(f"{indent}{name}: {value}")
     return lines
+
+
+def _report(options: argparse.Namespace) -> None:
+    page = write_page(options.folder)
+    if not options.quiet:
+        print(f"written to {page}")
 
 
 def _tell(options: argparse.Namespace, record: object, lines: list[str]) -> None:

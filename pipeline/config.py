@@ -45,6 +45,7 @@ class Config:
         cache: reuse engines from the user's cache folder, and keep new ones there.
         verify: run the stitched model and compare it with TensorFlow.
         keep_stages: keep every stage's artifact in `OUT/stages`.
+        tensorboard: write the graphs before and after as event files to `OUT/tensorboard`.
     """
 
     precision: str = "fp32"
@@ -68,6 +69,7 @@ class Config:
     cache: bool = True
     verify: bool = True
     keep_stages: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in TOLERANCES:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.reasons import lines as reason_lines
 from stages import recordjson
-from stages.artifacts import EngineSet, Fingerprint, FrozenGraph, LeftOp, Reason, Tensor, layer_of
+from stages.artifacts import EngineSet, Fingerprint, FrozenGraph, LeftOp, Profile, Reason, Tensor, layer_of
 from stages.bodies import find
 from stages.errors import ArtifactError
 from stages.graph import Graph
@@ -34,7 +34,7 @@ class EngineReport:
 @dataclass(frozen=True, slots=True)
 class RegionReport:
     """One region. `ops` are the names of its TensorFlow ops in the whole model; the errors are of its fp32 ONNX model
-    against TensorFlow."""
+    against TensorFlow; `profiles` are the sizes that its engines are built for."""
 
     name: str
     ops: tuple[str, ...]
@@ -43,6 +43,7 @@ class RegionReport:
     engines: tuple[EngineReport, ...]
     max_abs_error: float | None
     max_rel_error: float | None
+    profiles: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ def make_report(
             ),
             region.max_abs_error,
             region.max_rel_error,
+            region.profiles,
         )
         for region in built
     )

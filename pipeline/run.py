@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import Config, engine_options, split_options
+from pipeline.page import PICTURE, write_page
+from pipeline.picture import make_picture
 from pipeline.pretrained import resolve
 from pipeline.report import Report, Verification, make_report
+from pipeline.tensorboard import write_graphs
 from pipeline.verify import explain, verify
 from stages import backends, op_libraries, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
@@ -23,6 +26,7 @@ from stages.compare import Array
 from stages.errors import VerifyError
 from stages.export import export
 from stages.freeze import freeze
+from stages.graph import Graph
 from stages.samples import read as read_samples
 from stages.samples import verification_samples
 from stages.sizes import size_ranges
@@ -48,7 +52,8 @@ class Quiet:
 def convert(
     model: object, out: str | Path, config: Config | None = None, *, progress: Progress | None = None
 ) -> Report:
-    """Convert a model and write it to `out`: `saved_model/`, `regions/`, `report.json` (and `model.pb` for a `.pb`).
+    """Convert a model and write it to `out`: `saved_model/`, `regions/`, `report.json`,
+    `report.html`, `graph.json` (and `model.pb` for a `.pb`).
 
     Args:
         model: a path (SavedModel folder, `.keras`, `.h5`, frozen `.pb`), `keras:NAME`, `pretrained:NAME`, a live Keras
@@ -84,6 +89,7 @@ def convert(
         report = make_report(_name(model), engines, config.precision, check, clock.seconds)
         _arrange(stitched, engines, folder)
         report.write(folder / "report.json")
+        _draw(engines, samples, config, folder)
         if not config.keep_stages:
             shutil.rmtree(work)
     return report
@@ -161,6 +167,16 @@ def _with_verdicts(engines: EngineSet, check: Verification) -> EngineSet:
         for engine in engines.engines
     )
     return replace(engines, engines=marked)
+
+
+def _draw(engines: EngineSet, samples: list[dict[str, Array]], config: Config, folder: Path) -> None:
+    """The page, and event files where they are wanted. Work is estimated for the smallest sample."""
+    graph = Graph(engines.partition.frozen)
+    smallest = min(samples, key=lambda sample: sum(array.size for array in sample.values()))
+    make_picture(graph, {name: array.shape for name, array in smallest.items()}).write(folder / PICTURE)
+    write_page(folder)
+    if config.tensorboard:
+        write_graphs(graph, engines, folder / "tensorboard", config.on_failure)
 
 
 def _arrange(stitched: StitchedGraph, engines: EngineSet, folder: Path) -> None:

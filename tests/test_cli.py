@@ -61,7 +61,13 @@ def test_convert_prints_results_on_stdout_and_only_progress_on_stderr(model: Pat
         "stitch",
         "verify",
     ]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"saved_model", "regions", "report.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "saved_model",
+        "regions",
+        "report.json",
+        "report.html",
+        "graph.json",
+    }
 
 
 def test_json_is_the_report_and_nothing_else(model: Path, tmp_path: Path) -> None:
