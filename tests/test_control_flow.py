@@ -47,7 +47,9 @@ def conversions() -> Iterator[dict[str, Converted]]:
         yield done
 
 
-@pytest.mark.parametrize("name", branches.EXAMPLES)
+@pytest.mark.parametrize(
+    "name", ["mapped", *(pytest.param(n, marks=pytest.mark.slow) for n in ("branches", "nested", "growing"))]
+)
 def test_rtx_builds_engines_for_what_lies_in_bodies(name: str, tmp_path: Path) -> None:
     partition = split_by_rtx(branches.EXAMPLES[name](), tmp_path)
     assert len(partition.regions) == {"mapped": 2, "branches": 2, "nested": 2, "growing": 1}[name]
