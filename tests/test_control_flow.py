@@ -268,7 +268,7 @@ class _Shared(tf.Module):
     def serve(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         @tf.function
         def rows(x: tf.Tensor) -> tf.Tensor:
-            one = lambda image: branches._inverse(self.net(image[None]))[0]  # noqa: E731
+            one = lambda image: branches.aside(self.net(image[None]))[0]  # noqa: E731
             return tf.map_fn(one, x, fn_output_signature=tf.TensorSpec([4], tf.float32))
 
         return {"first": rows(images), "second": rows(images * 0.5)}

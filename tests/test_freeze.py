@@ -206,7 +206,7 @@ def test_the_ops_that_cut_the_fixtures_are_not_translatable() -> None:
 
     translatable = translatable_ops()
     assert "Conv2D" in translatable
-    assert not {"MatrixInverse", "InTopKV2", "BitwiseAnd"} & translatable
+    assert not {"BesselI1e", "BesselI0e", "AsString"} & translatable
 
 
 def test_variables_gathered_from_in_a_loop_and_a_branch_become_constants(tmp_path: Path) -> None:

@@ -70,7 +70,6 @@ def _propose(pnet: keras.Model, image: tf.Tensor) -> Found:
     """Boxes by the first network on the image at several sizes, so that faces of any size fill its cell of 12 × 12."""
     import tensorflow as tf
 
-    batch = tf.shape(image)[0]
     found = []
     count = round(-(np.log(SIZE / _CELL) / np.log(_SCALE_FACTOR) + 1))
     for scale in _CELL / _SMALLEST_FACE * _SCALE_FACTOR ** np.arange(count):
@@ -79,8 +78,8 @@ def _propose(pnet: keras.Model, image: tf.Tensor) -> Found:
         rows, columns = np.mgrid[: offsets.shape[1], : offsets.shape[2]].astype(np.float32) * _STRIDE
         cells = np.stack([rows, columns, rows + _CELL, columns + _CELL], -1)
         boxes = (cells + _CELL * tf.gather(offsets, [1, 0, 3, 2], axis=-1)) / np.float32(scale)
-        boxes = tf.reshape(boxes, [batch, -1, 4])
-        scores = tf.reshape(classes[..., 1], [batch, -1])
+        boxes = tf.reshape(boxes, [-1, rows.size, 4])
+        scores = tf.reshape(classes[..., 1], [-1, rows.size])
         found.append(_suppress(boxes, scores, 0.5, _THRESHOLDS[0], _PROPOSALS))
     boxes, scores = (tf.concat(parts, 1) for parts in zip(*found, strict=True))
     return _suppress(boxes, scores, 0.7, _THRESHOLDS[0], _PROPOSALS)
