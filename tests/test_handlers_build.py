@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
-from stages.translate import save_model, translate
+from stages.onnx_files import save_model
+from stages.translate import translate
 from tests.translation import frozen
 
 Values = dict[str, tf.Tensor]
@@ -73,7 +74,7 @@ def test_family_is_taken_and_built(family: Callable[[Values], list[tf.Tensor]], 
     translation = translate(*graph)
     assert translation.unsupported == ()
     model = tmp_path / "model.onnx"
-    save_model(translation.model, model)
+    save_model(translation.model, model, translation.weights)
     support = worker.check(model)
     assert support.accepted, support
     assert not support.shape_inputs

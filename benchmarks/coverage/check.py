@@ -15,8 +15,9 @@ from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
 from stages.errors import ExportError, VerifyError
 from stages.execute import run_model
+from stages.onnx_files import save_model
 from stages.screen import BOUNDARY_DTYPES
-from stages.translate import UNSAFE, Translation, save_model, translatable_ops, translate
+from stages.translate import UNSAFE, Translation, translatable_ops, translate
 
 if TYPE_CHECKING:
     from tensorflow.core.framework.op_def_pb2 import OpDef
