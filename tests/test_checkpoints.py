@@ -121,6 +121,16 @@ def test_both_formats_open_in_one_file_or_several(version: int, sharded: bool, t
         assert run_frozen(frozen, {"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[4, 6]]
 
 
+def test_without_a_saver_in_the_graph_variables_are_found_by_their_names(tmp_path: Path) -> None:
+    want = tf1.checkpoint(tmp_path / "model")["y"]
+    file = tmp_path / "model" / "model-7.meta"
+    meta = v1.MetaGraphDef.FromString(file.read_bytes())
+    meta.ClearField("saver_def")
+    file.write_bytes(meta.SerializeToString())
+    frozen = freeze(file, tmp_path / "frozen", outputs=["y"], constants=INFERENCE)
+    np.testing.assert_allclose(run_frozen(frozen, tf1.normalized_inputs())["y"], want, rtol=1e-5)
+
+
 def test_old_and_odd_files_open(tmp_path: Path) -> None:
     """As TensorFlow 1.4 wrote them: wrong `_output_shapes`, devices and colocations, text, an op nobody knows."""
     want = tf1.checkpoint(tmp_path / "model")["y"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from tests.test_sources import refuse
 v1 = tf.compat.v1
 QUICK = {"backend": "onnxruntime", "min_region": 1}
 TAGS = ("serve", "cpu")
-Kernel = np.ndarray
 
 
 def ops(frozen: FrozenGraph) -> list[str]:
@@ -67,54 +67,61 @@ def without_the_input(made: Converted, *originals: Path) -> Path:
 # what TensorFlow 1 saved
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("signature", "resources"), [("serving_default", False), ("count", True), ("count", False), ("echo", True)]
+@dataclass(frozen=True)
+class Served:
+    """A stitched model whose input is gone, and what that had and answered."""
+
+    folder: Path
+    interface: dict[str, tuple[str, dict[str, str], dict[str, str]]]
+    answers: dict[str, dict[str, np.ndarray]]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("serving_default", False), ("count", True), pytest.param(("echo", False), marks=pytest.mark.slow)],
+    ids=["serving_default-references", "count-resources", "echo-references"],
 )
-def test_a_tensorflow_1_model_keeps_every_signature_whichever_is_converted(
-    signature: str, resources: bool, converted: Callable[..., Converted], tmp_path: Path
-) -> None:
-    want = tf1.saved_model(tmp_path / "model", resources=resources)
-    before = interface(tmp_path / "model")
-    made = converted(tmp_path / "model", signature=signature, tags=TAGS, **QUICK)
-    folder = without_the_input(made, tmp_path / "model")
-    assert interface(folder) == before
-    assert sorted(tags_of(folder)) == sorted(TAGS)
+def tf1_served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """A TensorFlow 1 model of which one signature was converted."""
+    folder = tmp_path_factory.mktemp("tf1")
+    signature, resources = request.param
+    answers = tf1.saved_model(folder / "model", resources=resources)
+    before = interface(folder / "model")
+    convert(folder / "model", folder / "out", Config(signature=signature, tags=TAGS, **QUICK))
+    shutil.rmtree(folder / "model")
+    return Served((folder / "out" / "saved_model").rename(folder / "served"), before, answers)
+
+
+def test_a_tensorflow_1_model_keeps_every_signature_whichever_is_converted(tf1_served: Served) -> None:
+    assert interface(tf1_served.folder) == tf1_served.interface
+    assert sorted(tags_of(tf1_served.folder)) == sorted(TAGS)
+    signatures = tf.saved_model.load(str(tf1_served.folder), tags=TAGS).signatures
     inputs = tf1.saved_model_inputs()
-    got = call(folder, "serving_default", inputs)
-    for name, value in want["serving_default"].items():
-        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
-    got = call(folder, "echo", {"x": inputs["x-in"], "unread": np.int32(0)})
-    for name, value in want["echo"].items():
-        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
-    assert call(folder, "classify", {"words": inputs["words"]})["ids"].tolist() == [2, -1, 0]
-    count = tf.saved_model.load(str(folder), tags=TAGS).signatures["count"]
-    assert [int(count(x=tf.constant(inputs["x-in"]))["step"]) for _ in range(3)] == [1, 2, 3]
+    x, words = tf.constant(inputs["x-in"]), tf.constant(inputs["words"])
+    got = {
+        "serving_default": signatures["serving_default"](**{"x-in": x, "words": words}),
+        "echo": signatures["echo"](x=x, unread=tf.constant(0)),
+    }
+    for signature, answers in tf1_served.answers.items():
+        assert sorted(got[signature]) == sorted(answers)
+        for name, value in answers.items():
+            np.testing.assert_allclose(got[signature][name], value, rtol=1e-5, err_msg=name)
+    assert signatures["classify"](words=words)["ids"].numpy().tolist() == [2, -1, 0]
+    assert [int(signatures["count"](x=x)["step"]) for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_tensorflow_1_model_is_served_by_a_session_under_its_own_names(
-    converted: Callable[..., Converted], tmp_path: Path
-) -> None:
-    want = tf1.saved_model(tmp_path / "model")["serving_default"]
-    made = converted(tmp_path / "model", tags=TAGS, **QUICK)
-    folder = without_the_input(made, tmp_path / "model")
+def test_a_tensorflow_1_model_is_served_by_a_session_under_its_own_names(tf1_served: Served) -> None:
     inputs = tf1.saved_model_inputs()
     with tf.Graph().as_default(), v1.Session() as session:
-        signature = v1.saved_model.load(session, TAGS, str(folder)).signature_def["serving_default"]
+        signature = v1.saved_model.load(session, TAGS, str(tf1_served.folder)).signature_def["serving_default"]
         feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
         got = session.run({name: info.name for name, info in signature.outputs.items()}, feeds)
-    for name, value in want.items():
+    for name, value in tf1_served.answers["serving_default"].items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_a_vocabulary_stays_an_asset_and_other_tables_keep_their_entries(
-    converted: Callable[..., Converted], tmp_path: Path
-) -> None:
-    tf1.saved_model(tmp_path / "model")
-    made = converted(tmp_path / "model", tags=TAGS, **QUICK)
-    assets = {path.name: path for path in (made.out / "saved_model" / "assets").iterdir()}
-    assert assets["vocabulary.txt"].read_text().split() == list(tf1.WORDS)
-    assert {"LookupTableFindV2"} <= set(made.left)
+def test_a_vocabulary_stays_an_asset(tf1_served: Served) -> None:
+    assert (tf1_served.folder / "assets" / "vocabulary.txt").read_text().split() == list(tf1.WORDS)
 
 
 def test_lookups_know_their_shape_so_that_what_follows_is_in_engines(tmp_path: Path) -> None:
@@ -193,17 +200,17 @@ def test_writes_assertions_and_loops_in_branches_of_tensorflow_1_do_as_before(
         function(x=tf.constant(200.0))
 
 
-def test_an_input_of_a_tensorflow_1_signature_can_be_fixed(converted: Callable[..., Converted], tmp_path: Path) -> None:
+def test_an_input_of_a_tensorflow_1_signature_can_be_fixed(tmp_path: Path) -> None:
     with tf1.legacy() as session:
         x, is_training, keep_prob, y = tf1.normalized_network()
         session.run(v1.global_variables_initializer())
         inputs = {"images": x, "training": is_training, "keep": keep_prob}
         v1.saved_model.simple_save(session, str(tmp_path / "model"), inputs, {"y": y})
         want = session.run(y, {x: tf1.normalized_inputs()["x"], is_training: False, keep_prob: 1})
-    made = converted(tmp_path / "model", constants={"training": False, "keep": 1.0}, **QUICK)
-    assert made.left == {}
-    np.testing.assert_allclose(made.run(tf1.normalized_inputs())["y"], want, rtol=1e-5)
-    assert list(interface(made.out / "saved_model")["serving_default"][1]) == ["images"]
+    frozen = freeze(tmp_path / "model", tmp_path / "frozen", constants={"training": False, "keep": 1.0})
+    assert frozen.input_names == ("images",)
+    assert not {"Switch", "Merge"} & set(ops(frozen))
+    np.testing.assert_allclose(run_frozen(frozen, {"images": tf1.normalized_inputs()["x"]})["y"], want, rtol=1e-5)
 
 
 def test_sparse_inputs_of_tensorflow_1_are_refused(tmp_path: Path) -> None:

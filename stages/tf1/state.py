@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
     from tensorflow.core.protobuf.saver_pb2 import SaverDef
 
+    from stages.compare import Array
+
 _FILLS = {
     "AssignVariableOp",
     "InitializeTableV2",
@@ -67,8 +69,8 @@ def restore(
     wanted = set(twins.values())
     if not wanted:
         return {}
-    restorers = _fillers(nodes, [checkpoint.saver.restore_op_name], twins) if checkpoint.prefix else []
-    fillers = _fillers(nodes, checkpoint.initializers, twins)
+    restorers = _fillers(nodes, [checkpoint.saver.restore_op_name], shared) if checkpoint.prefix else []
+    fillers = _fillers(nodes, checkpoint.initializers, shared)
     graph = tf.Graph()
     try:
         with graph.as_default():
@@ -92,9 +94,10 @@ def restore(
             made = {}
             for name in sorted(wanted):
                 if name in reads:
-                    made[name] = _variable(name, session, reads[name])
+                    value = _value(nodes[name], session, reads[name], checkpoint)
+                    made[name] = tf.Variable(value, trainable=False, dtype=reads[name].dtype)
                 else:
-                    mine = [nodes[f] for f in fillers if twins[nodes[f].input[0].partition(":")[0]] == name]
+                    mine = [nodes[f] for f in fillers if shared[_identity(_target(nodes, f))] == name]
                     made[name] = _table(session, nodes[name], mine, feeds)
     except (KeyError, ValueError, tf.errors.OpError) as error:
         raise unreadable(Path(subject), error, "check that all files of the checkpoint are there") from error
@@ -111,8 +114,10 @@ def _identity(node: tf.compat.v1.NodeDef) -> tuple[str, str]:
     return node.op, node.attr["shared_name"].s.decode() or node.name
 
 
-def _fillers(nodes: Mapping[str, tf.compat.v1.NodeDef], roots: Sequence[str], wanted: Mapping[str, str]) -> list[str]:
-    """The ops behind `roots` that fill one of the wanted nodes."""
+def _fillers(
+    nodes: Mapping[str, tf.compat.v1.NodeDef], roots: Sequence[str], wanted: Mapping[tuple[str, str], str]
+) -> list[str]:
+    """The ops behind `roots` that fill a variable or table with one of the wanted identities."""
     pending = [root.partition(":")[0] for root in roots]
     seen: set[str] = set()
     found = []
@@ -121,21 +126,32 @@ def _fillers(nodes: Mapping[str, tf.compat.v1.NodeDef], roots: Sequence[str], wa
         if name in seen or name not in nodes:
             continue
         seen.add(name)
-        node = nodes[name]
-        if node.op in _FILLS and node.input[0].partition(":")[0] in wanted:
+        if nodes[name].op in _FILLS and _identity(_target(nodes, name)) in wanted:
             found.append(name)
-        pending.extend(reference.lstrip("^").partition(":")[0] for reference in node.input)
+        pending.extend(reference.lstrip("^").partition(":")[0] for reference in nodes[name].input)
     return sorted(found)
 
 
-def _variable(name: str, session: tf.compat.v1.Session, read: tf.Tensor) -> tf.Variable:
+def _target(nodes: Mapping[str, tf.compat.v1.NodeDef], filler: str) -> tf.compat.v1.NodeDef:
+    """What an op fills."""
+    return nodes[nodes[filler].input[0].partition(":")[0]]
+
+
+def _value(node: tf.compat.v1.NodeDef, session: tf.compat.v1.Session, read: tf.Tensor, checkpoint: Checkpoint) -> Array:
+    """A variable's value; where the graph has no saver that could restore it, the checkpoint's entry of its name."""
     import tensorflow as tf
 
+    name = _identity(node)[1]
+    if checkpoint.prefix and not checkpoint.saver.restore_op_name:
+        reader = tf.train.load_checkpoint(checkpoint.prefix)
+        if reader.has_tensor(name):
+            found: Array = reader.get_tensor(name)
+            return found
     try:
-        value = session.run(read)
+        value: Array = session.run(read)
     except tf.errors.FailedPreconditionError as error:
         raise ModelError(f"the variable {name} has no value", "give the checkpoint that holds it") from error
-    return tf.Variable(value, trainable=False, dtype=read.dtype)
+    return value
 
 
 def _table(
