@@ -50,8 +50,9 @@ def convert(
     """Convert a model and write it to `out`: `saved_model/`, `regions/`, `report.json` (and `model.pb` for a `.pb`).
 
     Args:
-        model: a path (SavedModel folder, `.keras`, `.h5`, frozen `.pb`), `keras:NAME`, `pretrained:NAME`, a live Keras
-            model or tf.Module, a tf.function with an input signature, or a concrete function.
+        model: a path (SavedModel folder, `.keras`, `.h5`, frozen `.pb`, `.meta` of a checkpoint or its folder),
+            `keras:NAME`, `pretrained:NAME`, a live Keras model or tf.Module, a tf.function with an input signature, or a
+            concrete function.
         out: a folder that does not exist yet. It appears when all is done and verified, or not at all.
 
     Raises:

@@ -70,8 +70,8 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a frozen graph came from. `kind` is saved_model, keras, graph_def or function; `path` is absolute
-    (relative if it lies in the frozen graph's own folder), and None for models that exist only in memory; stitching
+    """Where a frozen graph came from. `kind` is saved_model, meta_graph (TensorFlow 1), keras, graph_def or function; `path`
+    is absolute (relative if it lies in the frozen graph's own folder), and None for models that exist only in memory; stitching
     needs the SavedModel again where there are captures."""
 
     kind: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path
 
 from stages.errors import ModelError
@@ -47,8 +48,8 @@ def prefix_of(meta: Path) -> str:
     Raises:
         ModelError: the files with the values are not there.
     """
-    prefix = str(meta)[: -len(".meta")]
-    if not _has_values(prefix):
+    prefix = _with_values(str(meta)[: -len(".meta")])
+    if prefix is None:
         raise ModelError(f"{meta}: the checkpoint's .index and .data files are missing", "put them beside it")
     return prefix
 
@@ -61,19 +62,23 @@ def _latest(folder: Path) -> Path:
     state = tf.train.get_checkpoint_state(str(folder))
     if state is None or not state.model_checkpoint_path:
         raise ModelError(f"{folder}: its file `checkpoint` can't be read", "give the .meta file itself")
-    named = state.model_checkpoint_path
+    named = re.sub(r"-\?{5}-of-\d{5}$", "", state.model_checkpoint_path)
     for prefix in (named, f"{folder}/{named.rpartition('/')[2]}"):
-        if _has_values(prefix):
+        if _with_values(prefix) is not None:
             return Path(f"{prefix}.meta")
     raise ModelError(f"{folder}: its latest checkpoint, {named}, is not there", "give the .meta file of another")
 
 
-def _has_values(prefix: str) -> bool:
-    """Whether the values are there, in either of TensorFlow's two formats, in one file or several."""
+def _with_values(prefix: str) -> str | None:
+    """What TensorFlow calls the values, in either of its two formats, in one file or several; None if they are missing."""
     pattern = glob.escape(prefix)
     if _is_file(Path(f"{prefix}.index")):
-        return bool(glob.glob(f"{pattern}.data-?????-of-?????"))  # noqa: PTH207 - a prefix may end in a slash
-    return _is_file(Path(prefix)) or bool(glob.glob(f"{pattern}-?????-of-?????"))  # noqa: PTH207
+        found = glob.glob(f"{pattern}.data-?????-of-?????")  # noqa: PTH207 - a prefix may end in a slash
+        return prefix if found else None
+    parts = glob.glob(f"{pattern}-?????-of-?????")  # noqa: PTH207
+    if parts:
+        return f"{prefix}-?????-of-{parts[0][-5:]}"
+    return prefix if _is_file(Path(prefix)) else None
 
 
 def _is_file(path: Path) -> bool:

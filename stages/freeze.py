@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _SAVED = "source"
-"""Folder, in the artifact, of the SavedModel written for a live model that holds tables or written variables."""
+"""Folder, in the artifact, of the SavedModel written for a live or TensorFlow 1 model with tables or written variables."""
 
 
 def freeze(
@@ -49,7 +49,7 @@ def freeze(
     Args:
         model, signature, tags, inputs, outputs, constants: as for `sources.open_model`.
         out: folder to make; it holds `graph.pb`, `weights/`, `artifact.json`, and `source/` (a SavedModel) where a live
-            Keras model or module has resources that stay captured.
+            Keras model or module has resources that stay captured, or a TensorFlow 1 model these or several signatures.
 
     Raises:
         ModelError: the model can't be found, read or understood.

@@ -64,15 +64,15 @@ def open_graph_file(
             f"{path}: the outputs depend on {', '.join(sorted(unfed))} too", f"--inputs {' '.join([*fed, *unfed])}"
         )
     _refuse_state(path, nodes, needed(nodes, fetched, [tensor.partition(":")[0] for tensor in fed]))
-    for tensor in fed:
-        _make_placeholder(path, graph_def, nodes, tensor)
+    labels = tuple(label(tensor) for tensor in fed)
+    fed = [_make_placeholder(path, graph_def, nodes, tensor) for tensor in fed]
     return Model(
         Source("graph_def", str(path)),
         None,
         graph_def,
         tuple(fed),
         tuple(fetched),
-        tuple(label(tensor) for tensor in fed),
+        labels,
         tuple(label(tensor) for tensor in fetched),
     )
 
@@ -108,24 +108,35 @@ def _refuse_state(path: Path, nodes: dict[str, tf.compat.v1.NodeDef], used: set[
 
 def _make_placeholder(
     path: Path, graph_def: tf.compat.v1.GraphDef, nodes: dict[str, tf.compat.v1.NodeDef], tensor: str
-) -> None:
-    """Turn the op that makes a tensor into a Placeholder, so that the graph can be fed there."""
+) -> str:
+    """Make a Placeholder of what makes a tensor, so that the graph can be fed there; returns its tensor.
+
+    An op with one result becomes one itself. Of an op with several, what reads this one reads a new Placeholder instead.
+    """
     import tensorflow as tf
 
     name = tensor.partition(":")[0]
     node = nodes[name]
     if node.op == "Placeholder":
-        return
+        return tensor
     graph = tf.Graph()
-    with graph.as_default():
-        tf.graph_util.import_graph_def(graph_def, name="")
-    results = graph.get_operation_by_name(name).outputs
-    if len(results) != 1 or tensor != f"{name}:0":
-        raise ModelError(
-            f"{path}: {tensor} can't be an input: {name} has {len(results)} results", "name another tensor"
-        )
+    try:
+        with graph.as_default():
+            tf.graph_util.import_graph_def(graph_def, name="")
+        result = graph.get_tensor_by_name(tensor)
+    except (KeyError, ValueError, tf.errors.OpError) as error:
+        raise ModelError(f"{path}: {tensor} can't be an input: {first_line(error)}", "name another tensor") from error
+    if len(result.op.outputs) > 1:
+        node = graph_def.node.add(name=graph.unique_name(tensor.replace(":", "/"), mark_as_used=False))
+        for user in graph_def.node:
+            user.input[:] = [node.name if _same(reference, tensor) else reference for reference in user.input]
     node.op = "Placeholder"
     del node.input[:]
     node.attr.clear()
-    node.attr["dtype"].type = results[0].dtype.as_datatype_enum
-    node.attr["shape"].shape.CopyFrom(results[0].shape.as_proto())
+    node.attr["dtype"].type = result.dtype.as_datatype_enum
+    node.attr["shape"].shape.CopyFrom(result.shape.as_proto())
+    return f"{node.name}:0"
+
+
+def _same(reference: str, tensor: str) -> bool:
+    return reference == tensor or (not reference.startswith("^") and f"{reference}:0" == tensor)

@@ -39,18 +39,14 @@ def import_graph(
 
 
 def trace(
-    body: Callable[..., object],
-    specs: Mapping[str, tf.TensorSpec],
-    graph_def: tf.compat.v1.GraphDef,
-    side_effects: Sequence[str] = (),
+    body: Callable[..., object], specs: Mapping[str, tf.TensorSpec], graph_def: tf.compat.v1.GraphDef
 ) -> tf.types.experimental.ConcreteFunction:
-    """Trace a function that imports a graph.
+    """Trace a function that imports a graph; all that has effects in it will run.
 
     Args:
         body: takes the arguments by name; it runs once.
         specs: the arguments.
         graph_def: what `body` imports.
-        side_effects: nodes of the graph that run although no result may depend on them.
     """
     import tensorflow as tf
 
@@ -59,10 +55,7 @@ def trace(
     names = sorted(specs)
 
     def run(*tensors: tf.Tensor) -> object:
-        results = body(**dict(zip(names, tensors, strict=True)))
-        graph = tf.compat.v1.get_default_graph()
-        graph.control_outputs.extend(graph.get_operation_by_name(name) for name in side_effects)
-        return results
+        return body(**dict(zip(names, tensors, strict=True)))
 
     return trace_as_it_is(run, [specs[name] for name in names], names)
 
@@ -73,7 +66,8 @@ def trace_as_it_is(
     """Trace a function whose graph says itself what waits for what.
 
     Else TensorFlow adds an order to all that has effects, and fails on branches of TensorFlow 1 (Switch and Merge) that
-    it did not build itself.
+    it did not build itself. A function without such an order runs all of its stateful ops; to list those that must run
+    would not do, because some may be dead, and what waits for the function would be too.
 
     Args:
         body: takes one tensor for each of `specs`; it runs once.

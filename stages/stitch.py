@@ -123,7 +123,7 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
         return dict(zip(frozen.output_names, results, strict=True))
 
     specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in inputs.items()}
-    return trace(serve, specs, stitched.graph_def, frozen.side_effects)
+    return trace(serve, specs, stitched.graph_def)
 
 
 def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:

@@ -11,7 +11,15 @@ from stages.model import close_matches
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_NO_RESULT = {"Const", "Placeholder", "PlaceholderWithDefault", "VarHandleOp", "ReadVariableOp", "RestoreV2", "Print"}
+_NO_RESULT = {
+    "Const",
+    "IteratorToStringHandle",
+    "Placeholder",
+    "PlaceholderWithDefault",
+    "Print",
+    "ReadVariableOp",
+    "RestoreV2",
+}
 _SHAPES = {"Shape", "ShapeN", "Size", "Rank"}
 _BRANCH_MARKS = ("switch_t", "switch_f", "pred_id")
 """Identity ops that tf.cond makes for its own use."""
@@ -93,11 +101,15 @@ def _trains(node: tf.compat.v1.NodeDef) -> bool:
 
 
 def _has_result(node: tf.compat.v1.NodeDef) -> bool:
-    """Whether an op gives a value, and not only a variable that it has changed; ops that are not loaded may."""
+    """Whether an op gives a value: not a variable that it has changed, a table or a dataset. Ops that aren't loaded may."""
+    import tensorflow as tf
     from tensorflow.python.framework import op_def_registry
 
     definition = op_def_registry.get(node.op)
-    return definition is None or any(not result.is_ref for result in definition.output_arg)
+    handles = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
+    return definition is None or any(
+        not result.is_ref and result.type not in handles for result in definition.output_arg
+    )
 
 
 def needed(nodes: Mapping[str, tf.compat.v1.NodeDef], fetched: Iterable[str], cut: Iterable[str]) -> set[str]:

@@ -107,6 +107,20 @@ def test_the_latest_checkpoint_of_a_folder_is_taken(tmp_path: Path) -> None:
         assert run_frozen(frozen, {"x": np.ones(2, np.float32)})["y"].tolist() == [step, step]
 
 
+@pytest.mark.parametrize("version", [v1.train.SaverDef.V1, v1.train.SaverDef.V2], ids=["V1", "V2"])
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_both_formats_open_in_one_file_or_several(version: int, sharded: bool, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with tf1.legacy() as session:
+        x = v1.placeholder(tf.float32, [None, 2], "x")
+        tf.matmul(x, v1.get_variable("weight", initializer=np.float32([[1, 2], [3, 4]])), name="y")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver(sharded=sharded, write_version=version).save(session, str(tmp_path / "model" / "model"))
+    for number, given in enumerate((tmp_path / "model", tmp_path / "model" / "model.meta")):
+        frozen = freeze(given, tmp_path / str(number))
+        assert run_frozen(frozen, {"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[4, 6]]
+
+
 def test_old_and_odd_files_open(tmp_path: Path) -> None:
     """As TensorFlow 1.4 wrote them: wrong `_output_shapes`, devices and colocations, text, an op nobody knows."""
     want = tf1.checkpoint(tmp_path / "model")["y"]
@@ -180,6 +194,37 @@ def test_what_a_saver_calls_otherwise_and_cuts_into_parts_is_restored(tmp_path: 
         want = session.run(y, {x: rows})
     frozen = freeze(tmp_path / "model", tmp_path / "frozen")
     np.testing.assert_allclose(run_frozen(frozen, {"x": rows})["y"], want, rtol=1e-6)
+
+
+def test_a_frozen_graph_is_fed_behind_its_iterator_too(tmp_path: Path) -> None:
+    with tf1.legacy():
+        rows = tf.data.Dataset.from_tensors((tf.ones([2, 4]), tf.ones([2, 1]))).repeat()
+        features, scale = v1.data.make_one_shot_iterator(rows).get_next()
+        tf.multiply(tf.matmul(features, tf.eye(4)), scale, name="y")
+        (tmp_path / "model.pb").write_bytes(v1.get_default_graph().as_graph_def().SerializeToString())
+    name = features.op.name
+    frozen = freeze(tmp_path / "model.pb", tmp_path / "frozen", inputs=[f"{name}:1", name])
+    assert frozen.input_names == (f"{name}:1", name)
+    fed = {name: np.full((2, 4), 3, np.float32), f"{name}:1": np.full((2, 1), 2, np.float32)}
+    np.testing.assert_array_equal(run_frozen(frozen, fed)["y"], np.full((2, 4), 6))
+    assert "can't be an input" in refuse(tmp_path / "model.pb", tmp_path / "out", inputs=[f"{name}:7"])
+
+
+def test_a_default_that_nobody_feeds_decides_branches(tmp_path: Path) -> None:
+    with tf1.legacy():
+        x = v1.placeholder(tf.float32, [None, 4], "x")
+        is_training = v1.placeholder_with_default(False, [], "is_training")
+        tf.identity(v1.cond(is_training, lambda: v1.nn.dropout(x, 0.5), lambda: x * 2.0), "y")
+        (tmp_path / "model.pb").write_bytes(v1.get_default_graph().as_graph_def().SerializeToString())
+    frozen = freeze(tmp_path / "model.pb", tmp_path / "frozen")
+    assert frozen.input_names == ("x",)
+    assert not ops(frozen) & {"Switch", "Merge", "RandomUniform"}
+    assert run_frozen(frozen, {"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2, 2, 2, 2]]
+    named = freeze(tmp_path / "model.pb", tmp_path / "named", inputs=["x", "is_training"])
+    assert "Switch" in ops(named)
+    fixed = freeze(tmp_path / "model.pb", tmp_path / "fixed", constants={"is_training": True})
+    assert "RandomUniform" in ops(fixed)
+    assert "Switch" not in ops(fixed)
 
 
 def test_references_read_and_written_in_place_keep_their_order(tmp_path: Path) -> None:

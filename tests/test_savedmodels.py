@@ -214,6 +214,13 @@ def test_sparse_inputs_of_tensorflow_1_are_refused(tmp_path: Path) -> None:
     assert "x is a sparse or ragged tensor" in refuse(tmp_path / "model", tmp_path / "out")
 
 
+def test_a_folder_without_its_variables_is_refused(tmp_path: Path) -> None:
+    tf1.saved_model(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "variables")
+    message = refuse(tmp_path / "model", tmp_path / "out", tags=TAGS)
+    assert "its folder variables/ is missing" in message
+
+
 def test_an_output_that_needs_what_the_signature_does_not_feed_is_refused(tmp_path: Path) -> None:
     with tf1.legacy() as session:
         x, rate = v1.placeholder(tf.float32, [2], "x"), v1.placeholder(tf.float32, [], "rate")

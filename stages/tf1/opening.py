@@ -36,6 +36,8 @@ def open_saved_model(path: Path, meta: MetaGraphDef, signature: str, tags: tuple
     """
     prefix = path / "variables" / "variables"
     has_variables = meta.HasField("saver_def") and prefix.with_suffix(".index").exists()
+    if meta.HasField("saver_def") and not has_variables:
+        raise ModelError(f"{path}: its folder variables/ is missing or incomplete", "copy the whole folder again")
     checkpoint = Checkpoint(
         str(prefix) if has_variables else None, meta.saver_def, _initializers(meta), _assets(path, meta)
     )
