@@ -205,7 +205,8 @@ def _set_shape(node: tf.compat.v1.NodeDef, shape: Shape | None) -> None:
 
 
 def bodies(graph: Graph, taken: Sequence[str], *, constants: bool) -> Iterator[Body]:
-    """The bodies of the branches and loops that a graph runs itself.
+    """The bodies of the branches and loops that a graph runs itself; none inside TensorFlow 1 loops and conditionals, where
+    no value can be looked at.
 
     Args:
         taken: nodes that engines run; their functions run with them.
@@ -213,7 +214,7 @@ def bodies(graph: Graph, taken: Sequence[str], *, constants: bool) -> Iterator[B
     """
     inside = set(taken)
     for i in graph.computing():
-        if graph.nodes[i].name not in inside:
+        if graph.nodes[i].name not in inside and not graph.nodes[i].conditional:
             for callee in callees(graph, i):
                 try:
                     yield body_of(graph, i, callee, constants=constants)

@@ -16,14 +16,17 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from fixtures import branches, vision
 from fixtures.example import Example, Weights, example
 from pipeline import Config, convert
+from pipeline.report import Verification, make_report
 from stages import engine_op
-from stages.artifacts import Partition, Reason
+from stages.artifacts import EngineSet, FailedRegion, Partition, Reason
 from stages.bodies import find
+from stages.errors import StitchError
 from stages.export import export
 from stages.freeze import freeze
 from stages.graph import Graph
 from stages.scopes import Scope
 from stages.split import SplitOptions, split
+from stages.stitching import PlanSource, stitch_graph
 from tests.conftest import Converted, relative_error
 
 FP32 = 1e-5
@@ -47,7 +50,9 @@ def conversions() -> Iterator[dict[str, Converted]]:
         yield done
 
 
-@pytest.mark.parametrize("name", branches.EXAMPLES)
+@pytest.mark.parametrize(
+    "name", ["mapped", *(pytest.param(n, marks=pytest.mark.slow) for n in ("branches", "nested", "growing"))]
+)
 def test_rtx_builds_engines_for_what_lies_in_bodies(name: str, tmp_path: Path) -> None:
     partition = split_by_rtx(branches.EXAMPLES[name](), tmp_path)
     assert len(partition.regions) == {"mapped": 2, "branches": 2, "nested": 2, "growing": 1}[name]
@@ -163,6 +168,21 @@ def test_a_loop_is_followed_from_its_first_to_its_last_iteration(tmp_path: Path)
     calls = body.calls({main.graph.frozen.inputs[0].name: x})
     words = [[tuple(value.shape) for value in call.values() if value.dtype == tf.float32][-1] for call in calls]
     assert words == [(2, 1, 6), (2, 5, 6)]
+
+
+def test_a_region_in_a_loop_that_does_not_build_stays_in_tensorflow_under_its_full_name(tmp_path: Path) -> None:
+    partition = split_by_rtx(branches.mapped(), tmp_path, backend="onnxruntime")
+    net, other = partition.regions
+    engines = EngineSet(tmp_path, partition, (), tuple(FailedRegion(r.name, "no runner") for r in (net, other)))
+    verification = Verification((), (), 0, {}, None)
+    report = make_report("m", engines, "fp32", verification, {})
+    failed = [op for op in report.left_in_tensorflow if op.reason is Reason.BUILD_FAILED]
+    assert (report.ops_in_engines, len(report.left_in_tensorflow)) == (0, report.ops_total)
+    assert [op.node for op in failed if op.op == "Conv2D"] == [f"{net.scope}/Conv2D", f"{net.scope}/Conv2D_1"]
+    graph = Graph(partition.frozen)
+    stitched = stitch_graph(graph, engines, PlanSource.FILE, "native").graph_def
+    inner = [node for function in stitched.library.function for node in function.node_def]
+    assert not [node.name for node in (*stitched.node, *inner) if node.op == "EngineCall"]
 
 
 def test_keep_in_tf_reaches_into_bodies(tmp_path: Path) -> None:
@@ -289,5 +309,5 @@ def test_find_names_a_body_that_is_not_there(tmp_path: Path) -> None:
     graph = Graph(freeze(str(vision.conv_loop().save(tmp_path / "model")), tmp_path / "1"))
     (loop,) = [node.name for node in graph.nodes if "While" in node.op]
     assert find(graph, f"{loop}/body").scope == f"{loop}/body"
-    with pytest.raises(Exception, match="no such branch or loop"):
+    with pytest.raises(StitchError, match="no such branch or loop"):
         find(graph, "elsewhere/body")
