@@ -82,7 +82,7 @@ def _architectures(figures: Figures) -> str:
 def _pretrained(figures: Figures) -> str:
     rows = [
         (
-            name,
+            f"`{name}`" if name.startswith("pretrained:") else name,
             f"{entry['ops_in_engines']} of {entry['ops_total']}",
             str(entry["regions"]),
             f"{entry['max_rel_error']:.1e}",
@@ -91,16 +91,16 @@ def _pretrained(figures: Figures) -> str:
         for name, entry in figures.items()
     ]
     head = ("trained weights", "ops in engines", "regions", "largest relative error", "in TensorFlow, and why")
-    return "**Models with trained weights, fp32, the stitched model against TensorFlow on a CPU**\n\n" + _table(
-        head, rows
-    )
+    title = "**Models with trained weights, fp32, split for TensorRT for RTX, run on a CPU against TensorFlow**"
+    return f"{title}\n\n" + _table(head, rows)
 
 
 def _left(reason: str, ops: Mapping[str, int]) -> str:
-    """`control flow: 61 (13 Enter, 5 Merge, …)`"""
-    names = [f"{count} {op}" for op, count in list(ops.items())[:_OPS_NAMED]]
-    more = [f"{len(ops) - _OPS_NAMED} more kinds"] if len(ops) > _OPS_NAMED else []
-    return f"{reason}: {', '.join(names + more)}"
+    """`control flow: 13 Enter, 5 Merge, 5 Switch, 42 others`"""
+    names = [f"{count} {op}" for op, count in ops.items()]
+    if len(names) > _OPS_NAMED + 1:
+        names[_OPS_NAMED:] = [f"{sum(list(ops.values())[_OPS_NAMED:])} others"]
+    return f"{reason}: {', '.join(names)}"
 
 
 def _op_overhead(figures: Figures) -> str:

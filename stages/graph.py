@@ -91,7 +91,15 @@ class Graph:
     def computing(self) -> list[int]:
         """The nodes that a report counts: needed ones that compute something from the inputs."""
         idle = ("NoOp", "Placeholder", "PlaceholderWithDefault")
-        return [i for i, node in enumerate(self.nodes) if node.needed and not node.free and node.op not in idle]
+        return [
+            i
+            for i, node in enumerate(self.nodes)
+            if node.needed
+            and not node.free
+            and node.op not in idle
+            # A constant inside a TensorFlow 1 frame waits for the frame, so that it is not free; it computes nothing.
+            and not (node.op == "Const" and node.conditional)
+        ]
 
     def full_name(self, node: str) -> str:
         """A node's name in the whole model: `while/body/conv` for `while/conv` in the body of `while`."""

@@ -57,7 +57,7 @@ def _open_graph(
 ) -> Model | None:
     """The model in a file whose inputs and outputs are tensors; None for any other model."""
     path = Path(text).expanduser()
-    if path.name.endswith((".pb", tfjs.SUFFIX)) and os.path.isfile(path):  # noqa: PTH113 - as for _exists
+    if path.suffix in (".pb", tfjs.SUFFIX) and os.path.isfile(path):  # noqa: PTH113 - as for _exists
         from stages import graph_files
 
         return graph_files.open_graph_file(path.resolve(), inputs, outputs, also_fed)

@@ -28,6 +28,7 @@ def test_engines_before_and_after_a_loop_over_an_array_of_tensors(
     result = converted(str(path), backend="onnxruntime", outputs=("y:0",))
     assert len(result.report.regions) == 2
     assert result.left["LoopCond"] == "control flow"
+    assert "Const" not in result.left
     x = loops.row_by_row_inputs()
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_def, name="")
