@@ -201,14 +201,6 @@ def test_freezing_twice_gives_the_same_bytes_though_functions_are_numbered_anew(
     assert (first.folder / "graph.pb").read_bytes() == (second.folder / "graph.pb").read_bytes()
 
 
-def test_the_ops_that_cut_the_fixtures_are_not_translatable() -> None:
-    from stages.translate import translatable_ops
-
-    translatable = translatable_ops()
-    assert "Conv2D" in translatable
-    assert not {"MatrixInverse", "InTopKV2", "BitwiseAnd"} & translatable
-
-
 def test_variables_gathered_from_in_a_loop_and_a_branch_become_constants(tmp_path: Path) -> None:
     module = tf.Module()
     module.table = tf.Variable(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
