@@ -139,6 +139,15 @@ def test_complex_arithmetic() -> None:
     check(function, signal(3, 4), signal(3, 4, seed=1), tolerance=2e-5)
 
 
+def test_parts_of_different_shapes_are_broadcast() -> None:
+    def function(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        z, w = tf.complex(x, y), tf.complex(x[0], -x)
+        return tf.math.real(tf.concat([z, w], 0)), tf.math.angle(z), tf.math.imag(w)
+
+    row = np.array([[0.5, 3.0, -1.0, 1.0]], np.float32)
+    check(function, np.array([[-1, 4, 0.5, 2]] * 3, np.float32), row)
+
+
 def test_magnitude_neither_overflows_nor_vanishes() -> None:
     x = np.array([3e30, 3e-30, 0, -0.0], np.float32)
     y = np.array([4e30, 4e-30, 0, 2.0], np.float32)

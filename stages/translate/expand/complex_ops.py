@@ -88,6 +88,16 @@ def _const(call: Call) -> Result:
     return Pair(tf.constant(value.real.copy()), tf.constant(value.imag.copy()))
 
 
+def _complex(call: Call) -> Result:
+    """Parts of different shapes, or of sizes that may turn out so, are broadcast: less zero, which keeps negative zeros."""
+    import tensorflow as tf
+
+    re, im = call.real(0), call.real(1)
+    if re.shape.is_fully_defined() and re.shape == im.shape:
+        return Pair(re, im)
+    return Pair(re - tf.zeros_like(im), im - tf.zeros_like(re))
+
+
 def _cast(call: Call) -> Result:
     import tensorflow as tf
 
@@ -234,7 +244,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"), _matmul),
     "Angle": _angle,
     "Cast": _cast,
-    "Complex": lambda call: Pair(call.real(0), call.real(1)),
+    "Complex": _complex,
     "ComplexAbs": lambda call: magnitude(call.pair(0)),
     "Conj": lambda call: conjugate(call.pair(0)),
     "ConjugateTranspose": _conjugate_transpose,
