@@ -155,7 +155,12 @@ def _candidate_options(parser: argparse.ArgumentParser) -> None:
         metavar="OP_TYPE|NODE",
         help="leave these ops in TensorFlow: an op type, a node or a pattern (decoder/*); may be repeated",
     )
-    parser.add_argument("--min-region", type=int, metavar="N", help="fewest computing ops that make an engine")
+    parser.add_argument(
+        "--min-region",
+        type=int,
+        metavar="N",
+        help="fewest computing ops that make an engine (default: as many as pay for its boundary)",
+    )
 
 
 def _shape_option(parser: argparse.ArgumentParser) -> None:

@@ -72,6 +72,7 @@ def _config(options: argparse.Namespace) -> Config:
         shapes=tuple(map(shape_range, options.shape)),
         samples=options.samples,
         keep_in_tf=tuple(options.keep_in_tf),
+        min_region=options.min_region,
         max_error=options.max_error,
         signature=options.signature,
         tags=_list(options.tags),
@@ -87,8 +88,6 @@ def _config(options: argparse.Namespace) -> Config:
         keep_stages=options.keep_stages,
         tensorboard=options.tensorboard,
     )
-    if options.min_region is not None:
-        config = replace(config, min_region=options.min_region)
     if options.max_profiles is not None:
         config = replace(config, max_profiles=options.max_profiles)
     if options.time_limit is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from stages.artifacts import ShapeRange
 from stages.build import EngineOptions
-from stages.candidates import DEFAULT_MIN_REGION
 from stages.compare import TOLERANCES
 from stages.errors import ConversionError
 from stages.model import Scalar
@@ -31,7 +30,8 @@ class Config:
             array per input (a sample), a folder of such files, or an iterable of such files or of dicts from input to array.
         max_profiles: the most shape profiles that are made of the samples' sizes, where `shapes` gives none.
         keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
-        min_region: smallest number of computing ops that make an engine.
+        min_region: smallest number of computing ops that make an engine; None: as many as pay for its boundary, by an
+            estimate from shapes.
         max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16.
         signature, tags: which signature of a SavedModel; None: `serving_default` (or the only one), and `serve`.
         inputs, outputs: tensors of a frozen `.pb` or a checkpoint; None: guessed where unambiguous.
@@ -54,7 +54,7 @@ class Config:
     samples: Samples = None
     max_profiles: int = DEFAULT_MAX_PROFILES
     keep_in_tf: tuple[str, ...] = ()
-    min_region: int = DEFAULT_MIN_REGION
+    min_region: int | None = None
     max_error: float | None = None
     signature: str | None = None
     tags: tuple[str, ...] | None = None
@@ -76,7 +76,7 @@ class Config:
             raise ConversionError(f"precision {self.precision!r} is unknown", f"choose {', '.join(TOLERANCES)}")
         if self.on_failure not in ("native", "fail"):
             raise ConversionError(f"on_failure {self.on_failure!r} is unknown", "choose native or fail")
-        if self.min_region < 1:
+        if self.min_region is not None and self.min_region < 1:
             raise ConversionError(f"min_region {self.min_region} is not positive", "choose 1 or more")
         if self.max_profiles < 1:
             raise ConversionError(f"max_profiles {self.max_profiles} is not positive", "choose 1 or more")

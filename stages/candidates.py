@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from stages.errors import ExportError
 from stages.graph import Graph
 from stages.regions import Cut, cut, extract, tensors
 from stages.screen import BOUNDARY_DTYPES, Refusal, screen, work
+from stages.worth import Estimate, Worth
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MIN_REGION = 3
+_SURELY_ENOUGH = 20
+"""Computing ops that are worth an engine whatever their shapes: to launch them one by one takes 0.3 ms."""
 STREAMED_BYTES = 256 << 20
 """Of a region with more large weights than this, no value is read before its ONNX model is written: they lie beside it."""
 
@@ -43,16 +45,24 @@ class Candidates:
     Args:
         folder: where ONNX models are written, one folder per region tried.
         keep_in_tf: op types, node names or patterns that stay in TensorFlow.
-        min_region: smallest number of computing ops (data movement not counted) that make a region.
+        min_region: smallest number of computing ops (data movement not counted) that make a region; None: any that
+            saves time, as `worth` estimates.
         first: number of the first region tried, where other graphs have regions already.
     """
 
     def __init__(
-        self, graph: Graph, folder: Path, *, keep_in_tf: Sequence[str], min_region: int, first: int = 0
+        self,
+        graph: Graph,
+        folder: Path,
+        *,
+        keep_in_tf: Sequence[str],
+        min_region: int | None,
+        first: int = 0,
     ) -> None:
         self.graph = graph
         self.folder = folder
         self.min_region = min_region
+        self.worth: Worth = Estimate(graph)
         self.refused: dict[int, Refusal] = screen(graph, keep_in_tf)
         self._active = [i for i, node in enumerate(graph.nodes) if node.needed and not node.free]
         self._local = {i: n for n, i in enumerate(self._active)}
@@ -62,6 +72,7 @@ class Candidates:
         ]
         self._computing = set(graph.computing())
         self._translated: dict[tuple[int, ...], Translated] = {}
+        self._saved_seconds: dict[tuple[int, ...], float] = {}
         self.tried = first
         """The number of the next region."""
 
@@ -122,19 +133,38 @@ class Candidates:
     def left(self, regions: Sequence[Region]) -> tuple[LeftOp, ...]:
         """Every computing op outside the regions, with its reason."""
         inside = {self.graph.number[name] for region in regions for name in region.ops}
+        small = {i: why for ops in self._pieces() for why in [self._too_small(ops)] for i in ops}
         result = []
         for i in sorted(self._computing - inside):
             node = self.graph.nodes[i]
-            reason, detail = self.refused.get(i) or self._why_small(i, inside)
+            reason, detail = self.refused.get(i) or self._why_small(i, inside, small)
             name = self.graph.full_name(node.name)
             result.append(LeftOp(name, node.op, layer_of(name), reason, detail))
         return tuple(result)
 
     def _clusters(self) -> list[tuple[int, ...]]:
+        return [ops for ops in self._pieces() if not self._too_small(ops)]
+
+    def _pieces(self) -> list[tuple[int, ...]]:
         supported = [i in self._computing and i not in self.refused for i in self._active]
         clusters = [[self._active[n] for n in members] for members in cluster(self._predecessors, supported)]
-        pieces = [piece for ops in clusters for piece in chunks(self.graph, ops, MOST_OPS)]
-        return [ops for ops in pieces if sum(work(self.graph, i) for i in ops) >= self.min_region]
+        return [piece for ops in clusters for piece in chunks(self.graph, ops, MOST_OPS)]
+
+    def _too_small(self, ops: tuple[int, ...]) -> str:
+        """Why a cluster is not worth an engine; empty if it is."""
+        count = sum(work(self.graph, i) for i in ops)
+        if self.min_region is not None:
+            return "" if count >= self.min_region else f"its cluster has fewer than {self.min_region} computing ops"
+        if count >= _SURELY_ENOUGH:
+            return ""
+        if not count:
+            return "its cluster only moves data"
+        if ops not in self._saved_seconds:
+            self._saved_seconds[ops] = self.worth.saved_seconds(cut(self.graph, ops))
+        saved = self._saved_seconds[ops]
+        return (
+            "" if saved > 0 else f"an engine for its {count} computing ops would lose {-saved * 1e6:.0f} µs (estimated)"
+        )
 
     def _at_boundary(self, boundary: Cut) -> dict[int, Refusal]:
         """Ops to return because a tensor between them and TensorFlow is none that an engine can take or give."""
@@ -197,11 +227,11 @@ class Candidates:
         )
         return Translated(region, {})
 
-    def _why_small(self, i: int, inside: set[int]) -> Refusal:
+    def _why_small(self, i: int, inside: set[int], small: Mapping[int, str]) -> Refusal:
         around = [*self.graph.nodes[i].predecessors, *(consumer for consumer, _ in self.graph.consumers[i])]
         if any(j in inside for j in around):
             return Reason.CYCLE, "joined to the neighbouring region it would wait for its own result"
-        return Reason.TOO_SMALL, f"its cluster has fewer than {self.min_region} computing ops"
+        return Reason.TOO_SMALL, small.get(i, "")
 
 
 def bisect(ops: Sequence[int], fails: Callable[[Sequence[int]], bool]) -> set[int]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from stages import storage
 from stages.artifacts import FrozenGraph, LeftOp, OnnxExport, Region
-from stages.candidates import DEFAULT_MIN_REGION, Candidates
+from stages.candidates import Candidates
 from stages.graph import Graph
 from stages.scopes import Scope
 
 
 def export(
-    frozen: FrozenGraph, out: Path, *, keep_in_tf: Sequence[str] = (), min_region: int = DEFAULT_MIN_REGION
+    frozen: FrozenGraph, out: Path, *, keep_in_tf: Sequence[str] = (), min_region: int | None = None
 ) -> OnnxExport:
     """Export what tf2onnx can translate, in the largest convex regions; a fully translatable graph is one ONNX model.
 
@@ -24,7 +24,7 @@ def export(
         frozen: the graph; a node's dtype, rank and statefulness decide whether it may be a candidate.
         out: folder to write, with `regions/<name>/model.onnx`.
         keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
-        min_region: smallest number of computing ops that make a region.
+        min_region: smallest number of computing ops that make a region; None: as many as pay for its boundary (`worth`).
 
     Raises:
         ArtifactError: `out` exists or can't be written.

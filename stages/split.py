@@ -18,7 +18,7 @@ from stages import storage
 from stages.artifacts import LeftOp, OnnxExport, Partition, Reason, Region, ShapeRange
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
-from stages.candidates import DEFAULT_MIN_REGION, Candidates
+from stages.candidates import Candidates
 from stages.compare import TOLERANCES
 from stages.enginecache import EngineCache
 from stages.errors import VerifyError
@@ -46,7 +46,7 @@ class SplitOptions:
         samples: real inputs, as for `samples.read`; without, random ones are drawn.
         max_profiles: the most shape profiles that are made of the samples' sizes.
         keep_in_tf: op types, node names or patterns that stay in TensorFlow.
-        min_region: smallest number of computing ops that make a region.
+        min_region: smallest number of computing ops that make a region; None: as many as pay for its boundary (`worth`).
         workspace_mib: builder memory in MiB.
         capabilities: compute capabilities to build for, as `8.6`.
         time_limit_seconds: for one support query or build.
@@ -60,7 +60,7 @@ class SplitOptions:
     samples: Samples = None
     max_profiles: int = DEFAULT_MAX_PROFILES
     keep_in_tf: tuple[str, ...] = ()
-    min_region: int = DEFAULT_MIN_REGION
+    min_region: int | None = None
     workspace_mib: int | None = None
     capabilities: tuple[str, ...] = ()
     time_limit_seconds: float = 600.0
