@@ -34,8 +34,8 @@ ENGINE = {"engine_calls": 1, "fallbacks": {}}
 
 
 def split_by_rtx(built: Example, folder: Path, **options: object) -> Partition:
-    exported = export(freeze(str(built.save(folder / "model")), folder / "1"), folder / "2")
-    return split(exported, folder / "3", options=SplitOptions(**options))  # type: ignore[arg-type]
+    exported = export(freeze(str(built.save(folder / "model")), folder / "1"), folder / "2", min_region=3)
+    return split(exported, folder / "3", options=SplitOptions(min_region=3, **options))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def conversions() -> Iterator[dict[str, Converted]]:
         for key, make in branches.EXAMPLES.items():
             model = make().save(Path(name) / key / "model")
             out = Path(name) / key / "out"
-            done[key] = Converted(out, convert(str(model), out, Config(backend="onnxruntime")))
+            done[key] = Converted(out, convert(str(model), out, Config(backend="onnxruntime", min_region=3)))
         yield done
 
 
@@ -215,7 +215,7 @@ def test_a_frozen_pb_carries_the_engines_of_its_loops(tmp_path: Path) -> None:
     function = built.module.serve.get_concrete_function()
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     (tmp_path / "model.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
-    settings = Config(backend="onnxruntime", inputs=("images:0",), outputs=("Identity:0",))
+    settings = Config(backend="onnxruntime", min_region=3, inputs=("images:0",), outputs=("Identity:0",))
     report = convert(tmp_path / "model.pb", tmp_path / "out", settings)
     assert len(report.regions) == 2
     x = branches.inputs(built, 3)["images"]
@@ -248,7 +248,7 @@ def test_a_variable_that_a_loop_writes_is_written_as_often_as_before(
     converted: Callable[..., Converted], tmp_path: Path
 ) -> None:
     built = example(_Counting(), {"images": Weights(51).array(2, 8, 8, 3)})
-    result = converted(built, backend="onnxruntime", verify=False)
+    result = converted(built, backend="onnxruntime", min_region=3, verify=False)
     assert any("Conv2D" in op for op in result.in_engines)
     model = tf.saved_model.load(str(result.out / "saved_model"))
     serve = model.signatures["serving_default"]
@@ -276,7 +276,7 @@ class _Shared(tf.Module):
 
 def test_one_function_that_two_loops_run_is_replaced_for_both(converted: Callable[..., Converted]) -> None:
     built = example(_Shared(), {"images": Weights(53).array(2, 8, 8, 3)})
-    result = converted(built, backend="onnxruntime")
+    result = converted(built, backend="onnxruntime", min_region=3)
     assert len(result.report.regions) == 2
     engine_op.reset_stats()
     expected, answer = built.run(), result.run(built.inputs)
