@@ -34,6 +34,8 @@ test-gpu: $(READY)
 	NVIDIA_TF32_OVERRIDE=0 $(BIN)/pytest -m "gpu and not survey" $(ARGS)
 
 survey: $(READY)
+	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks architectures pretrained scaling large_model
 	$(BIN)/pytest -m survey $(ARGS)
 
 lint: $(READY)

@@ -123,6 +123,22 @@ def _clustering(figures: Figures) -> str:
     return f"{title}\n\n" + _table(("nodes", "CPU time", "clusters"), rows)
 
 
+def _scaling(figures: Figures) -> str:
+    names = {"nothing_refused": "nothing refused", "refused_every_500": "one refused after every 500"}
+    rows = [
+        (
+            f"{row['ops']:,}, {words}",
+            str(row["regions"]),
+            f"{row['seconds']:.1f} s",
+            f"{row['seconds_with_cached_engines']:.1f} s",
+        )
+        for name, words in names.items()
+        for row in figures[name]
+    ]
+    title = "**Converting chains of small ops, for TensorRT for RTX and ONNX Runtime**"
+    return f"{title}\n\n" + _table(("computing ops", "regions", "conversion", "again, engines cached"), rows)
+
+
 def _large_model(figures: Figures) -> str:
     rows = [
         (name, *(f"{entry[f'{part}_over_weights']:.2f}" for part in ("pss", "anonymous")))
@@ -139,6 +155,7 @@ RENDERERS: Mapping[str, Callable[[Figures], str]] = {
     "pretrained": _pretrained,
     "op_overhead": _op_overhead,
     "clustering": _clustering,
+    "scaling": _scaling,
     "large_model": _large_model,
 }
 """By the name of the result file, in README's order."""

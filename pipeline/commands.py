@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import doctor
 from pipeline.config import Config, constant, engine_options, shape_range, split_options
-from pipeline.inspect import inspect_model, inspect_path
+from pipeline.inspection import inspect_model, inspect_path
 from pipeline.page import write_page
 from pipeline.progress import ConsoleProgress
 from pipeline.reasons import by_layer

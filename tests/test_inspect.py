@@ -10,7 +10,7 @@ import pytest
 from fixtures import cuts, vision
 from pipeline import Config, convert
 from pipeline.cli import main
-from pipeline.inspect import inspect_model, inspect_path
+from pipeline.inspection import inspect_model, inspect_path
 from stages import judge, reference
 from stages.artifacts import Reason
 from stages.errors import ArtifactError
