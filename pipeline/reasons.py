@@ -15,7 +15,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.UNKNOWN_RANK: "shapes in the model's signature, or tf.ensure_shape in the model",
     Reason.CONTROL_FLOW: "save the model again from TensorFlow 2",
     Reason.TOO_SMALL: "--min-region 1, if an engine of its own is worth its boundary",
-    Reason.CYCLE: "--min-region 1 makes it a region of its own, if it computes",
+    Reason.CYCLE: "--min-region 1, which makes it a region of its own if it computes",
     Reason.USER: "drop --keep-in-tf",
     Reason.WRONG_RESULT: "--samples with real inputs, if random ones are invalid for the model",
     Reason.SHAPE_TENSOR: "compute the shape from constants, or from tf.shape of a tensor inside the region",
