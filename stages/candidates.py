@@ -242,7 +242,7 @@ class Candidates:
         self.tried += 1
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
-        attempt.folder.rename(folder)
+        attempt.target.rename(folder)
         log.info("exported %s: %d ops to %d ONNX nodes", name, len(boundary.ops), attempt.nodes)
         region = Region(
             name,

@@ -43,14 +43,14 @@ class Attempt:
     """What came of an export: a model, or the ops that can't be translated, or a failure that names none.
 
     Attributes:
-        folder: holds the model as `model.onnx`, what belongs to it beside it; else it is not there.
+        target: folder that holds the model as `model.onnx`, what belongs to it beside it; else it is not there.
         nodes: number of ONNX nodes.
         digest: SHA-256 of the model, weights included; empty if there is none.
         unsupported: as of `translate.Translation`.
         failure: what went wrong.
     """
 
-    folder: Path
+    target: Path
     nodes: int = 0
     digest: str = ""
     unsupported: tuple[tuple[str, str, str], ...] = ()
