@@ -22,7 +22,9 @@ from stages.exporting import Attempt, Task
 from stages.memory import available_mib
 from stages.regions import Cut
 
-WORTH_OPS = 4_000
+WORTH_OPS = 6_000
+"""Ops to export from which children pay: a chain of small ops takes 1 ms each, a child 3 to 4 s to start (two cores), and
+while it starts it takes a core. Below that this process is done, or nearly, when the child is ready."""
 _SHARE = 0.9
 """Of the available memory, what this process and its children may take together."""
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
