@@ -245,7 +245,7 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> FrozenGraph:
             for _ in range(6):
                 x = tf.tanh(tf.matmul(x, weights) + 0.3) * 0.7
             if chain == 2:
-                x = x + tf.cast(tf.bitwise.bitwise_and(tf.cast(x * 99, tf.int64), 3), tf.float32)
+                x = x + tf.cast(tf.size(tf.unique(tf.reshape(x, [-1]))[0]), tf.float32) * 1e-3
             x = tf.math.bessel_i0e(x)
         return x
 
