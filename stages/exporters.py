@@ -83,8 +83,7 @@ class _Round:
         threads = ThreadPoolExecutor(len(children))
         try:
             served = [threads.submit(self._serve, child) for child in children]
-            while self._waiting:
-                n = self._waiting.popleft()
+            while (n := self._next()) is not None:
                 self._attempts[n] = here(self._cuts[n])
             for child in set(children) - self._ready:
                 child.kill()  # too late to be of use
@@ -107,16 +106,19 @@ class _Round:
             while self._waiting:
                 if not child.alive:
                     child.start("exporter", self._limit)
-                    self._ready.add(child)
-                try:
-                    n = self._waiting.popleft()
-                except IndexError:
-                    return
-                self._ask(child, n)
+                self._ready.add(child)
+                if (n := self._next()) is not None:
+                    self._ask(child, n)
         except Killed:
             pass
-        except Lost as lost:
-            log.info("no exporter beside this process: %s", lost)
+        except (Lost, OSError) as error:
+            log.info("no exporter beside this process: %s", error)
+
+    def _next(self) -> int | None:
+        try:
+            return self._waiting.popleft()
+        except IndexError:  # another thread may have come first
+            return None
 
     def _ask(self, child: ChildProcess, n: int) -> None:
         task = self._pack(self._cuts[n])
