@@ -254,10 +254,15 @@ def load_weight(frozen: FrozenGraph, weight: Weight) -> Array:
     Raises:
         ArtifactError: the file is missing or damaged.
     """
+    return read_weight(frozen.folder, weight)
+
+
+def read_weight(folder: Path, weight: Weight) -> Array:
+    """As `load_weight`, from the frozen graph's folder."""
     import numpy as np
     import tensorflow as tf
 
-    path = frozen.folder / weight.file
+    path = folder / weight.file
     dtype = np.dtype(tf.as_dtype(weight.dtype).as_numpy_dtype)
     try:
         value: Array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stages import onnx_files, precision, storage
 from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
 from stages.backends.base import PRECISIONS, BuildOptions
+from stages.backends.crew import Crew, Workers
 from stages.backends.isolated import Worker
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
@@ -31,7 +31,8 @@ class EngineOptions:
         workspace_mib: scratch memory that an engine may use, in MiB; None: the library's default.
         capabilities: compute capabilities to aim at, as `8.6`; empty: the library's default set.
         time_limit_seconds: for one build of one region.
-        memory_limit_mib: resident memory of the building process, in MiB; None: nine tenths of what is available.
+        memory_limit_mib: resident memory of each building process, in MiB; None: nine tenths of what is available for all
+            of them together.
         use_cache: take plans from the user's engine cache and add new ones.
     """
 
@@ -56,28 +57,26 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
     """
     if options.precision not in PRECISIONS:
         raise BuildError(f"{options.precision}: is no precision", f"name one of {', '.join(PRECISIONS)}")
-    with storage.write_folder(out) as folder, ExitStack() as stack:
-        workers = tuple(
-            stack.enter_context(
-                Worker(
-                    name,
-                    time_limit_seconds=options.time_limit_seconds,
-                    memory_limit_mib=options.memory_limit_mib,
-                )
-            )
-            for name in options.backends
-        )
-        if any(worker.backend.device == "gpu" for worker in workers):
+    lead = [
+        Worker(name, time_limit_seconds=options.time_limit_seconds, memory_limit_mib=options.memory_limit_mib)
+        for name in options.backends
+    ]
+    with storage.write_folder(out) as folder, Crew(*lead) as crew:
+        if any(worker.backend.device == "gpu" for worker in lead):
             for region in partition.regions:
                 _refuse_open_axes(region)
-        compiler = _Compiler(options, workers, EngineCache() if options.use_cache else None)
+        compiler = _Compiler(options, EngineCache() if options.use_cache else None)
+
+        def compile_one(workers: Workers, numbered: tuple[int, Region]) -> list[Engine] | FailedRegion:
+            number, region = numbered
+            log.info("build: %s, %d of %d (%d ops)", region.name, number, len(partition.regions), len(region.ops))
+            return compiler.compile(workers, region, folder / "regions" / region.name)
+
         engines: list[Engine] = []
         failed: list[FailedRegion] = []
-        for number, region in enumerate(partition.regions, start=1):
-            log.info("build: %s, %d of %d (%d ops)", region.name, number, len(partition.regions), len(region.ops))
-            result = compiler.compile(region, folder / "regions" / region.name)
+        for result in crew.map(compile_one, list(enumerate(partition.regions, start=1))):
             if isinstance(result, FailedRegion):
-                log.warning("build: %s stays in TensorFlow: %s", region.name, result.reason)
+                log.warning("build: %s stays in TensorFlow: %s", result.region, result.reason)
                 failed.append(result)
             else:
                 engines += result
@@ -89,18 +88,18 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
 @dataclass(frozen=True, slots=True)
 class _Compiler:
     options: EngineOptions
-    workers: tuple[Worker, ...]
     cache: EngineCache | None
 
-    def compile(self, region: Region, folder: Path) -> list[Engine] | FailedRegion:
+    def compile(self, workers: Workers, region: Region, folder: Path) -> list[Engine] | FailedRegion:
         """Engines for one region, in the order of the back ends; `folder` is removed when it fails."""
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier try may have got no answer
         folder.mkdir(parents=True)
         models = _Models(region, folder / ".models")
-        results = [(worker, self._compile_for(worker, region, models, folder)) for worker in self.workers]
+        results = [(worker, self._compile_for(worker, region, models, folder)) for worker in workers]
         models.remove()
         engines = [result for _, result in results if isinstance(result, Engine)]
         failures = [f"{worker.backend.name}: {result}" for worker, result in results if isinstance(result, str)]
-        devices = {worker.backend.device for worker in self.workers}
+        devices = {worker.backend.device for worker in workers}
         wanted = "gpu" if "gpu" in devices else "cpu"
         if not any(isinstance(result, Engine) and worker.backend.device == wanted for worker, result in results):
             shutil.rmtree(folder)

@@ -5,19 +5,20 @@ Both `export` (the largest candidates) and `split` (what is left after TensorRT'
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages import onnx_files, translate
-from stages.artifacts import LeftOp, Reason, Region, layer_of, load_weight
+from stages.artifacts import LeftOp, Reason, Region, Weight, layer_of, load_weight
 from stages.chunks import MOST_OPS, chunks
 from stages.cluster import cluster
-from stages.errors import ExportError
+from stages.exporters import Exporters
+from stages.exporting import Attempt, Task, export_to
 from stages.graph import Graph
-from stages.regions import Cut, cut, extract, tensors
+from stages.regions import Cut, Subgraph, cut, extract, tensors
 from stages.screen import BOUNDARY_DTYPES, Refusal, screen, work
 from stages.worth import Estimate, Worth
 
@@ -73,6 +74,7 @@ class Candidates:
         self._computing = set(graph.computing())
         self._translated: dict[tuple[int, ...], Translated] = {}
         self._saved_seconds: dict[tuple[int, ...], float] = {}
+        self._attempts = itertools.count()
         self.tried = first
         """The number of the next region."""
 
@@ -88,11 +90,18 @@ class Candidates:
 
     def settle(self) -> list[Region]:
         """Cluster and export until every candidate is exported whole; ops that can't be are returned to TensorFlow."""
+        with Exporters() as exporters:
+            return self._settle(exporters)
+
+    def _settle(self, exporters: Exporters) -> list[Region]:
         while True:
             cuts = [cut(self.graph, ops) for ops in self._clusters()]
             refused = {i: r for boundary in cuts for i, r in self._at_boundary(boundary).items()}
             if not refused:
-                results = [self.translate(boundary) for boundary in cuts]
+                new = [boundary for boundary in cuts if boundary.ops not in self._translated]
+                for boundary, attempt in zip(new, exporters.run(new, self._attempt, self._pack), strict=True):
+                    self._translated[boundary.ops] = self._adopt(boundary, attempt)
+                results = [self._translated[boundary.ops] for boundary in cuts]
                 refused = {i: refusal for result in results for i, refusal in result.refused.items()}
                 for boundary, result in zip(cuts, results, strict=True):
                     if result.failure:
@@ -104,7 +113,7 @@ class Candidates:
     def translate(self, boundary: Cut) -> Translated:
         """Export a set of ops, or take the result from before; never raises for what tf2onnx can't do."""
         if boundary.ops not in self._translated:
-            self._translated[boundary.ops] = self._translate(boundary)
+            self._translated[boundary.ops] = self._adopt(boundary, self._attempt(boundary))
         return self._translated[boundary.ops]
 
     def blame(self, ops: Sequence[int], failure: str) -> dict[int, Refusal]:
@@ -193,36 +202,55 @@ class Candidates:
             return Reason.UNKNOWN_RANK, f"{tensor.name} would cross the region's boundary without a known rank"
         return None
 
-    def _translate(self, boundary: Cut) -> Translated:
+    def _extract(self, boundary: Cut) -> tuple[Subgraph, tuple[Weight, ...]]:
+        """The sub-graph, and the weights that are Placeholders in it."""
         subgraph = extract(self.graph, boundary, weights_inside=False)
-        weights = {node: load_weight(self.graph.frozen, self.graph.weights[node]) for node in subgraph.weights}
-        if sum(array.nbytes for array in weights.values()) <= STREAMED_BYTES:
-            subgraph, weights = extract(self.graph, boundary, weights_inside=True), {}
-        try:
-            result = translate.translate(subgraph.graph_def, subgraph.inputs, subgraph.outputs, weights)
-        except ExportError as error:
-            return Translated(None, {}, error.problem)
-        if result.unsupported:
+        weights = tuple(self.graph.weights[node] for node in subgraph.weights)
+        if sum(load_weight(self.graph.frozen, weight).nbytes for weight in weights) <= STREAMED_BYTES:
+            return extract(self.graph, boundary, weights_inside=True), ()
+        return subgraph, weights
+
+    def _attempt(self, boundary: Cut) -> Attempt:
+        """Export in this process."""
+        subgraph, weights = self._extract(boundary)
+        values = {weight.node: load_weight(self.graph.frozen, weight) for weight in weights}
+        return export_to(self._scratch(), subgraph.graph_def, subgraph.inputs, subgraph.outputs, values)
+
+    def _pack(self, boundary: Cut) -> Task:
+        """What a child process needs for that."""
+        subgraph, weights = self._extract(boundary)
+        target = self._scratch()
+        path = target.with_suffix(".pb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(subgraph.graph_def.SerializeToString())
+        return Task(path, subgraph.inputs, subgraph.outputs, weights, self.graph.frozen.folder, target)
+
+    def _scratch(self) -> Path:
+        return self.folder / f"attempt_{next(self._attempts)}"
+
+    def _adopt(self, boundary: Cut, attempt: Attempt) -> Translated:
+        """The region that an attempt made, under its name; or the ops that stood in the way."""
+        if attempt.failure:
+            return Translated(None, {}, attempt.failure)
+        if attempt.unsupported:
             refused: dict[int, Refusal] = {}
-            for name, op_type, message in result.unsupported:
+            for name, op_type, message in attempt.unsupported:
                 why = message or f"tf2onnx has no translation of {op_type}"
                 refused.update(dict.fromkeys(self.members([name], boundary.ops), (Reason.UNTRANSLATED, why)))
-            return Translated(None, refused, "" if refused else str(result.unsupported[0]))
+            return Translated(None, refused, "" if refused else str(attempt.unsupported[0]))
         name = f"region_{self.tried}"
         self.tried += 1
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        model = folder / "model.onnx"
-        onnx_files.save_model(result.model, model, result.weights)
-        log.info("exported %s: %d ops to %d ONNX nodes", name, len(boundary.ops), len(result.model.graph.node))
+        attempt.target.rename(folder)
+        log.info("exported %s: %d ops to %d ONNX nodes", name, len(boundary.ops), attempt.nodes)
         region = Region(
             name,
             tuple(self.graph.nodes[i].name for i in boundary.ops),
             tensors(self.graph, boundary.inputs),
             tensors(self.graph, boundary.outputs),
-            model,
-            onnx_files.digest(model),
+            folder / "model.onnx",
+            attempt.digest,
             scope=self.graph.scope,
         )
         return Translated(region, {})

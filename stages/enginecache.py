@@ -2,7 +2,7 @@
 
 Under `user_cache_dir("engines")`, entry `<key>.plan` is the plan and `<key>.json` says what it is and its SHA-256; an
 entry whose plan does not match is a miss and removed. Files are written beside and renamed, so that several
-processes may share the cache. Without pickle: an entry is data, which the back end's own deserialisation judges.
+processes and threads may share the cache. Without pickle: an entry is data, which the back end's own deserialisation judges.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -56,6 +57,12 @@ class EngineCache:
     def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
         self.folder = user_cache_dir("engines")
         self.limit_bytes = limit_bytes
+        self._making: dict[str, threading.Lock] = {}
+
+    def making(self, key: str) -> threading.Lock:
+        """To be held from looking for an entry to storing it: who asks for the same engine meanwhile then finds it, as
+        the second of two equal regions does that are built one after the other."""
+        return self._making.setdefault(key, threading.Lock())
 
     def fetch(self, key: str, plan: Path) -> float | None:
         """Copy the entry to `plan` and return the seconds that its build took; None on a miss."""
@@ -159,12 +166,13 @@ def compile_region(
     if cache is None or worker.backend.suffix == ".onnx":
         return worker.build(model, plan, options)
     key = engine_key(backend, version, digest, options)
-    seconds = cache.fetch(key, plan)
-    if seconds is not None:
-        return BuildOutcome(True, seconds, cached=True)
-    outcome = worker.build(model, plan, options)
-    if outcome.built:
-        cache.store(
-            key, plan, backend=backend, version=version, digest=digest, options=options, seconds=outcome.seconds
-        )
-    return outcome
+    with cache.making(key):
+        seconds = cache.fetch(key, plan)
+        if seconds is not None:
+            return BuildOutcome(True, seconds, cached=True)
+        outcome = worker.build(model, plan, options)
+        if outcome.built:
+            cache.store(
+                key, plan, backend=backend, version=version, digest=digest, options=options, seconds=outcome.seconds
+            )
+        return outcome

@@ -19,8 +19,9 @@ import numpy as np
 
 from stages import onnx_files, storage, translate
 from stages.artifacts import Reason, Region
-from stages.backends.base import BuildOptions
+from stages.backends.base import BuildOptions, Support
 from stages.backends.base import Refusal as NodeRefusal
+from stages.backends.crew import Crew, Workers
 from stages.backends.isolated import Worker
 from stages.candidates import Candidates, bisect
 from stages.compare import Array, Difference, difference, worst
@@ -47,10 +48,20 @@ class Verdict:
     refused: dict[int, Refusal]
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the back end says of a region (with profiles): its parser and, where that takes it, why it could not be built."""
+
+    region: Region
+    support: Support
+    failure: str = ""
+
+
 class Judge:
     """Decides on regions, one after the other; remembers TensorFlow's values between calls.
 
     Args:
+        crew: workers of one back end.
         samples: inputs of the graph by tensor name; every region is compared with TensorFlow on each of them.
         tolerance: largest relative error of a region.
         parse_only: ask the parser and nobody else.
@@ -61,7 +72,7 @@ class Judge:
         candidates: Candidates,
         scope: Scope,
         maker: ProfileMaker,
-        worker: Worker,
+        crew: Crew,
         *,
         samples: Sequence[Call],
         tolerance: float,
@@ -73,7 +84,9 @@ class Judge:
         self._graph = candidates.graph
         self._scope = scope
         self._maker = maker
-        self._worker = worker
+        self._crew = crew
+        (self._worker,) = crew.lead
+        self._answers: dict[Path, _Answer] = {}
         self._samples = samples
         self._tolerance = tolerance
         self._options = options
@@ -83,15 +96,18 @@ class Judge:
         self._repeatable = not any(node.needed and node.stateful for node in self._graph.nodes)
 
     def look_ahead(self, regions: Sequence[Region]) -> None:
-        """Let TensorFlow compute what the verdicts on these regions need, all of it in one go for each sample.
+        """Get what the verdicts on these regions need: from TensorFlow all of it in one go for each sample, from the back
+        end for several regions at the same time.
 
         Raises:
             VerifyError: TensorFlow can't run the model on the samples.
+            BackendError: the back end is missing.
         """
-        if self._parse_only:
-            return
-        self._maker.observe(regions)
-        if self._repeatable:
+        if not self._parse_only:
+            self._maker.observe(regions)
+        answers = self._crew.map(self._ask, [self._profiled(region) for region in regions])
+        self._answers = {answer.region.model: answer for answer in answers}
+        if self._repeatable and not self._parse_only:
             names = dict.fromkeys(tensor.name for region in regions for tensor in (*region.inputs, *region.outputs))
             for sample, values in zip(self._samples, self._values, strict=True):
                 missing = [name for name in names if name not in values]
@@ -106,9 +122,11 @@ class Judge:
             BackendError: the back end is missing.
         """
         ops = tuple(self._graph.number[name] for name in region.ops)
-        refused = self._refused_by_parser(region, ops)
-        if not refused and not self._parse_only:
-            region, refused = self._refused_by_builder(region, ops)
+        answer = self._answers.get(region.model) or self._ask(self._crew.lead, self._profiled(region))
+        region = answer.region
+        refused = self._refused_by_parser(region, ops, answer.support)
+        if not refused and answer.failure:
+            refused = self._refused_by_builder(region, ops, answer.failure)
         if not refused and not self._parse_only:
             refused = self._untried(ops)
         if not refused and not self._parse_only:
@@ -120,6 +138,17 @@ class Judge:
         for i, (reason, detail) in refused.items():
             log.info("%s: %s stays in TensorFlow: %s: %s", region.name, self._graph.nodes[i].name, reason.value, detail)
         return Verdict(region, refused)
+
+    def _profiled(self, region: Region) -> Region:
+        return region if self._parse_only else replace(region, profiles=self._maker.profiles(region))
+
+    def _ask(self, workers: Workers, region: Region) -> _Answer:
+        """Called in several threads at once."""
+        (worker,) = workers
+        support = worker.check(region.model)
+        if self._parse_only or not support.accepted or support.shape_inputs:
+            return _Answer(region, support)
+        return _Answer(region, support, self._build_failure(worker, region))
 
     def _untried(self, ops: Sequence[int]) -> dict[int, Refusal]:
         """Branches and loops that the samples don't run in full, so that comparing them as a whole proves nothing."""
@@ -146,8 +175,7 @@ class Judge:
             differences += [difference(values[t.name], got) for t, got in zip(region.outputs, named, strict=True)]
         return worst(differences)
 
-    def _refused_by_parser(self, region: Region, ops: tuple[int, ...]) -> dict[int, Refusal]:
-        support = self._worker.check(region.model)
+    def _refused_by_parser(self, region: Region, ops: tuple[int, ...], support: Support) -> dict[int, Refusal]:
         if support.accepted and not support.shape_inputs:
             return {}
         if support.shape_inputs:
@@ -180,24 +208,20 @@ class Judge:
                 found.setdefault(i, (Reason.REFUSED, detail))
         return found
 
-    def _refused_by_builder(self, region: Region, ops: tuple[int, ...]) -> tuple[Region, dict[int, Refusal]]:
-        region = replace(region, profiles=self._maker.profiles(region))
-        failure = self._build_failure(region)
-        if not failure:
-            return region, {}
+    def _refused_by_builder(self, region: Region, ops: tuple[int, ...], failure: str) -> dict[int, Refusal]:
         origins = _origins(region)
         named = {name for name in origins if re.search(rf"(?<![\w/.-]){re.escape(name)}(?![\w/.-])", failure)}
         culprits = self._candidates.members({op for name in named for op in origins[name]}, ops)
         if 0 < len(culprits) <= min(_NAMED_IN_BUILD, len(ops) - 1):
-            return region, dict.fromkeys(culprits, (Reason.BUILD_FAILED, failure))
+            return dict.fromkeys(culprits, (Reason.BUILD_FAILED, failure))
         found = self._cut(region, ops, lambda path: self._prefix_fails(path, region), Reason.BUILD_FAILED, failure)
-        return region, found or self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
+        return found or self._bisect(ops, self._fails_to_build, Reason.BUILD_FAILED, failure)
 
-    def _build_failure(self, region: Region) -> str:
+    def _build_failure(self, worker: Worker, region: Region) -> str:
         with self._scratch() as folder:
             options = replace(self._options, profiles=region.profiles)
             plan = folder / "plan"
-            outcome = compile_region(self._worker, region.model, region.digest, options, plan, cache=self._cache)
+            outcome = compile_region(worker, region.model, region.digest, options, plan, cache=self._cache)
             return "" if outcome.built else outcome.failure or "the build failed without a message"
 
     @contextlib.contextmanager
@@ -250,7 +274,7 @@ class Judge:
         part = self._part(ops)
         if part is None or not self._worker.check(part.model).accepted:
             return True
-        return bool(self._build_failure(replace(part, profiles=self._maker.profiles(part))))
+        return bool(self._build_failure(self._worker, self._profiled(part)))
 
     def _is_wrong(self, ops: Sequence[int]) -> bool:
         part = self._part(ops)

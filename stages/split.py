@@ -17,6 +17,7 @@ from pathlib import Path
 from stages import storage
 from stages.artifacts import LeftOp, OnnxExport, Partition, Reason, Region, ShapeRange
 from stages.backends.base import BuildOptions
+from stages.backends.crew import Crew
 from stages.backends.isolated import Worker
 from stages.candidates import Candidates
 from stages.compare import TOLERANCES
@@ -83,7 +84,7 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
     drawn = [] if options.dry_run else verification_samples(export.frozen, ranges, given)
     with (
         storage.write_folder(out) as folder,
-        Worker(options.backend, time_limit_seconds=options.time_limit_seconds) as worker,
+        Crew(Worker(options.backend, time_limit_seconds=options.time_limit_seconds)) as crew,
         ExitStack() as stack,
     ):
 
@@ -92,7 +93,7 @@ def split(export: OnnxExport, out: Path, *, options: SplitOptions) -> Partition:
                 candidates,
                 scope,
                 ProfileMaker(scope, export.frozen, ranges, given),
-                worker,
+                crew,
                 samples=usable(scope, drawn),
                 tolerance=REGION_SLACK * TOLERANCES["fp32"],
                 options=BuildOptions("fp32", (), options.workspace_mib, options.capabilities),

@@ -18,8 +18,8 @@ import pytest
 from stages.backends import isolated
 from stages.backends.base import LIBRARIES, BuildOptions
 from stages.backends.isolated import Worker
-from stages.backends.memory import available_mib
 from stages.errors import BackendError
+from stages.memory import available_mib
 from tests import onnx_models as tiny
 
 ROOT = Path(__file__).parent.parent
@@ -189,7 +189,7 @@ from pathlib import Path
 from stages.backends.base import BuildOptions
 from stages.backends import isolated
 from stages.backends.isolated import Worker
-from stages.backends.memory import available_mib
+from stages.memory import available_mib
 from tests import onnx_models as tiny
 with Worker("tensorrt_rtx") as worker:
     print(worker.pid, flush=True)
@@ -214,7 +214,7 @@ def test_a_child_follows_a_parent_that_was_killed() -> None:
     program = """
 from stages.backends import isolated
 from stages.backends.isolated import Worker
-from stages.backends.memory import available_mib
+from stages.memory import available_mib
 with Worker("onnxruntime") as worker:
     print(worker.pid, flush=True)
     input()

@@ -245,6 +245,17 @@ def test_equal_graphs_give_equal_models_whatever_was_translated_before(cnn: Grap
     assert translate(*cnn).model.SerializeToString(deterministic=True) == first
 
 
+def test_which_of_equal_constants_is_kept_does_not_show() -> None:
+    def chain(x: tf.Tensor) -> tf.Tensor:
+        for _ in range(100):
+            x = tf.tanh(x * 0.7) + 0.3
+        return x
+
+    graph = frozen(chain, tf.TensorSpec((None, 4)))
+    models = {translate(*graph).model.SerializeToString(deterministic=True) for _ in range(4)}
+    assert len(models) == 1
+
+
 @pytest.mark.slow
 def test_equal_graphs_give_equal_models_in_every_process(cnn: Graph, tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(cnn[0].SerializeToString())

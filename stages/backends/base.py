@@ -102,6 +102,10 @@ class Backend(Protocol):
     def suffix(self) -> str:
         """File ending of its plans, `.plan` or `.onnx`."""
 
+    @property
+    def times_kernels(self) -> bool:
+        """Whether its builder times kernels on the GPU, so that nothing should run there beside it."""
+
     def version(self) -> str:
         """The library's version.
 

@@ -40,6 +40,7 @@ class Nvinfer:
     name: str
     device: str = "gpu"
     suffix: str = ".plan"
+    times_kernels: bool = False
 
     def version(self) -> str:
         return str(import_library(self.name).__version__)

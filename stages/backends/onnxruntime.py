@@ -24,6 +24,7 @@ class OnnxRuntime:
     name: str = "onnxruntime"
     device: str = "cpu"
     suffix: str = ".onnx"
+    times_kernels: bool = False
 
     def version(self) -> str:
         return str(import_library(self.name).__version__)

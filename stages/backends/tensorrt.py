@@ -2,4 +2,4 @@
 
 from stages.backends.nvinfer import Nvinfer
 
-BACKEND = Nvinfer("tensorrt")
+BACKEND = Nvinfer("tensorrt", times_kernels=True)

@@ -139,14 +139,23 @@ class _Namer:
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str], namer: _Namer) -> None:
-    """Rename every node and tensor of a sorted graph; `names` holds what is decided, and the tensors around a body."""
+    """Rename every node and tensor of a sorted graph, constants after who reads them first.
+
+    Args:
+        names: what is decided, and the tensors around a body.
+    """
     scope = dict(names)
     for value in graph.input:
         if value.name not in names:
             scope[value.name] = namer.new(value.name)
         value.name = scope[value.name]
+    # Not its own name: which of equal constants Grappler keeps differs from call to call.
+    readers: dict[str, str] = {}
+    for node in all_nodes(graph):
+        for index, tensor_name in enumerate(node.input):
+            readers.setdefault(tensor_name, f"{node.name or node.op_type}/input_{index}")
     for tensor in graph.initializer:
-        scope[tensor.name] = namer.new(tensor.name)
+        scope[tensor.name] = namer.new(readers.get(tensor.name, "constant"))
         tensor.name = scope[tensor.name]
     for node in graph.node:
         node.name = namer.new(node.name or node.op_type)
