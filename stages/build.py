@@ -15,6 +15,8 @@ from stages.backends.crew import Crew, Workers
 from stages.backends.isolated import Worker
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
+from stages.profiles import onnx_inputs
+from stages.sizes import shape_text
 
 _FALLBACK = {"fp16": ("fp16", "fp32"), "tf32": ("tf32", "fp32"), "fp32": ("fp32",)}
 
@@ -192,22 +194,12 @@ def _precisions(asked: str, device: str) -> tuple[str, ...]:
 def _refuse_open_axes(region: Region) -> None:
     """Raise where TensorRT would get an input with an open axis and no range for it."""
     ranges = {entry.input for profile in region.profiles for entry in profile}
-    for i, tensor in enumerate(region.inputs):
-        if f"input_{i}" not in ranges and (tensor.shape is None or None in tensor.shape) and _reads(region, i):
-            sizes = (
-                "?" if tensor.shape is None else ", ".join("?" if axis is None else str(axis) for axis in tensor.shape)
-            )
+    for name, tensor in onnx_inputs(region):
+        if name not in ranges and (tensor.shape is None or None in tensor.shape):
             raise BuildError(
-                f"{region.name} input {tensor.name}: shape ({sizes}) is open and has no range",
+                f"{region.name} input {tensor.name}: shape {shape_text(tensor.shape)} is open and has no range",
                 f"--shape {tensor.name}=MIN,OPT,MAX",
             )
-
-
-def _reads(region: Region, position: int) -> bool:
-    import onnx
-
-    graph = onnx.load(region.model, load_external_data=False).graph
-    return any(value.name == f"input_{position}" for value in graph.input)
 
 
 def _write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stages.artifacts import FrozenGraph, Tensor
 from stages.errors import SplitError
+from stages.library import attribute_functions, reachable_functions
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -117,15 +118,7 @@ class Graph:
 
         result = tf.compat.v1.GraphDef()
         result.versions.CopyFrom(self.graph_def.versions)
-        pending = deque(name for op in ops for name in _called(self.node_defs[op]))
-        seen: set[str] = set()
-        while pending:
-            name = pending.popleft()
-            if name in seen or name not in self.library:
-                continue
-            seen.add(name)
-            result.library.function.add().CopyFrom(self.library[name])
-            pending.extend(called for node in self.library[name].node_def for called in _called(node))
+        result.library.function.extend(reachable_functions((self.node_defs[op] for op in ops), self.library))
         return result
 
     def _index(self) -> list[Node]:
@@ -182,7 +175,7 @@ class Graph:
     def _stateful(self, node: tf.compat.v1.NodeDef, declared: bool, above: frozenset[str]) -> bool:
         if node.op not in FUNCTION_OPS:
             return declared
-        for called in _called(node):
+        for called in attribute_functions(node):
             if called in above or called not in self.library:
                 return True
             for inner in self.library[called].node_def:
@@ -208,13 +201,6 @@ def _declared_stateful(op: str) -> bool:
 
     definition = op_def_registry.get(op)
     return definition is None or bool(definition.is_stateful)
-
-
-def _called(node: tf.compat.v1.NodeDef) -> list[str]:
-    names = [value.func.name for value in node.attr.values() if value.HasField("func")]
-    for value in node.attr.values():
-        names.extend(function.name for function in value.list.func)
-    return names
 
 
 def _tensor(tensor: tf.Tensor) -> Tensor:

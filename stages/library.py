@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 def called_functions(node: tf.compat.v1.NodeDef) -> list[str]:
     """Names of the functions that a node may run: its `func` attributes, and the op itself, which may be one."""
-    return [node.op, *(called.name for called in _references(node))]
+    return [node.op, *attribute_functions(node)]
+
+
+def attribute_functions(node: tf.compat.v1.NodeDef) -> list[str]:
+    """Names of the functions in a node's attributes: the branches of an If or Case, a loop's condition and body."""
+    return [called.name for called in _references(node)]
 
 
 def reachable_functions(nodes: Iterable[tf.compat.v1.NodeDef], library: dict[str, FunctionDef]) -> list[FunctionDef]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.graph import FUNCTION_OPS, Graph
+from stages.library import attribute_functions
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -140,8 +141,7 @@ def _work(op: tf.Operation, graph: Graph, above: frozenset[str]) -> Work:
 
 def _work_of_call(op: tf.Operation, graph: Graph, above: frozenset[str]) -> Work:
     """The functions that an op calls, with the shapes that it gives them: all of a call or loop turn, else the heaviest."""
-    called = [value.func.name for value in op.node_def.attr.values() if value.HasField("func")]
-    called += [function.name for value in op.node_def.attr.values() for function in value.list.func]
+    called = attribute_functions(op.node_def)
     loop = op.type in ("While", "StatelessWhile")
     arguments = list(op.inputs) if loop or "PartitionedCall" in op.type else list(op.inputs)[1:]
     bodies = [_work_of_function(name, arguments, graph, above) for name in called]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stages.errors import ExportError
+from stages.library import attribute_functions
 from stages.translate import external, handlers, loops, passes, weights
 from stages.translate.expand import COMPLEX_RULES, RULES, expand
 from stages.translate.interface import Port, finish
@@ -237,7 +238,7 @@ def _callers(graph_def: tf.compat.v1.GraphDef, name: str) -> list[str]:
     holding = {key for key, function in functions.items() if any(node.name == name for node in function.node_def)}
 
     def called(node: tf.compat.v1.NodeDef) -> set[str]:
-        return {attr.func.name for attr in node.attr.values() if attr.HasField("func")}
+        return set(attribute_functions(node))
 
     while True:
         wider = {
