@@ -109,9 +109,14 @@ def test_a_failed_build_says_why_and_leaves_no_file(
     assert files(tmp_path) == {"m.onnx"}
 
 
-def test_a_model_that_parses_may_still_fail_to_build(rtx: Backend, tmp_path: Path) -> None:
+def test_a_result_whose_size_depends_on_values_is_refused(rtx: Backend, tmp_path: Path) -> None:
+    (refusal,) = rtx.check(tiny.save(tiny.unbuildable(), tmp_path / "m.onnx")).refusals
+    assert (refusal.node, refusal.op_type) == ("nms", "NonMaxSuppression")
+    assert "depends on values" in refusal.message
+
+
+def test_a_model_that_does_not_build_leaves_no_plan(rtx: Backend, tmp_path: Path) -> None:
     model = tiny.save(tiny.unbuildable(), tmp_path / "m.onnx")
-    assert rtx.check(model).accepted
     outcome = rtx.build(model, tmp_path / "plan", BuildOptions())
     assert not outcome.built
     assert "nms" in outcome.failure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -120,3 +121,13 @@ class DeviceMemory:
 
     def free(self, address: int) -> None:
         self._library.GraftFree(self._device, address)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU as TensorFlow uses it: its driver, TensorFlow's memory and stream there, and the op's shared library."""
+
+    cuda: Cuda
+    memory: DeviceMemory
+    library: ctypes.CDLL
+    stream: int

@@ -1,7 +1,8 @@
 """Engines that TensorRT runs on a GPU, with TensorFlow's stream and memory.
 
-A call is enqueued on TensorFlow's stream as it is. The second call with the same shapes also captures the engine as a
-CUDA graph over buffers of its own; later ones are launched by the kernel itself, without Python (`graphs.h`).
+A call is enqueued on TensorFlow's stream as it is. The second call with the same shapes also orders a capture: a thread
+of its own, so that no call waits, captures the engine as a CUDA graph over buffers of its own. From then on the kernel
+launches that graph by itself, without Python (`graphs.h`).
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ import ctypes
 import logging
 import math
 import mmap
-import os
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stages.engine_op import abi
-from stages.engine_op.cuda import Cuda, DeviceMemory
+from stages.engine_op.cuda import Cuda, Device, DeviceMemory
 from stages.engine_op.dtypes import DType
 from stages.engine_op.engines import Allocate, TensorView
 from stages.engine_op.interface import Plan
 from stages.engine_op.reasons import CannotRun, Reason
+from stages.engine_op.trt_graphs import Graphs, Shapes
 from stages.engine_op.trt_runtime import load_engine, save_kernels
 
 if TYPE_CHECKING:
@@ -30,15 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Shapes = tuple[tuple[int, ...], ...]
-
 _CONTEXTS = 2
 """Execution contexts a profile: one more than TensorFlow's one stream needs, so that a call can be prepared while
 another is enqueued. Each has scratch memory of its own."""
-_CAPTURE_AT = 2
-"""The call with the same shapes at which a graph is captured: shapes that come once are not worth it."""
-_BUFFERS_MIB = int(os.environ.get("GRAFTRT_BUFFERS_MIB", "2048"))
-"""Most memory, in MiB, that the buffers of one engine's captured graphs may take; 0 turns graphs off."""
 
 
 @dataclass(slots=True)
@@ -51,24 +45,10 @@ class _Context:
 
 
 @dataclass(slots=True)
-class _Captured:
-    """A graph over its own buffers; `record` is the kernel's record of it."""
-
-    context: tensorrt.IExecutionContext
-    executable: int
-    buffers: list[int]
-    size: int
-    record: int = 0
-
-
-@dataclass(slots=True)
 class _State:
     contexts: dict[int, list[_Context]] = field(default_factory=dict)
     """Free contexts by profile, and `made`: how many there are in all."""
     made: dict[int, int] = field(default_factory=dict)
-    calls: dict[Shapes, int] = field(default_factory=dict)
-    captured: dict[Shapes, _Captured] = field(default_factory=dict)
-    failed: set[Shapes] = field(default_factory=set)
 
 
 class TensorRtEngine:
@@ -87,13 +67,11 @@ class TensorRtEngine:
     def __init__(self, plan: Plan, data: bytes | mmap.mmap, device: int, stream: int, library: ctypes.CDLL) -> None:
         self._cuda = Cuda(device)
         self._cuda.enter()
-        self._library = library
-        self._stream = stream
         self._memory = DeviceMemory(library, device)
+        place = Device(self._cuda, self._memory, library, stream)
         self._loaded = load_engine(plan, data, self._cuda, self._memory, stream)
         self._engine = self._loaded.engine
         self._private = self._cuda.new_stream()
-        self._lock = threading.Lock()
         self._free = threading.Condition()
         self._state = _State()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -109,13 +87,14 @@ class TensorRtEngine:
             {name: self._engine.get_tensor_profile_shape(name, profile) for name in self.inputs}
             for profile in range(self._engine.num_optimization_profiles)
         ]
+        self._graphs = Graphs(self._loaded, place, self.inputs, self.outputs)
         start = time.perf_counter()
         self._warm_up()
         log.info("%s engine warmed up in %.1f s", plan.backend, time.perf_counter() - start)
         save_kernels(self._loaded)
 
     def run(self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate, stream: int = 0) -> int:
-        """See `Engine.run`. Returns the record of a captured graph for these shapes, 0 if there is none."""
+        """See `Engine.run`. Returns the record of a captured graph for these shapes, 0 if there is none yet."""
         self._cuda.enter()
         for name, dtype in self.inputs.items():
             if inputs[name].dtype != dtype:
@@ -123,21 +102,12 @@ class TensorRtEngine:
         shapes = tuple(inputs[name].shape for name in self.inputs)
         profile = self._profile(shapes)
         self._enqueue(inputs, outputs, allocate, stream, profile)
-        with self._lock:
-            if shapes in self._state.captured:
-                return self._state.captured[shapes].record
-            calls = self._state.calls[shapes] = self._state.calls.get(shapes, 0) + 1
-            if calls < _CAPTURE_AT or shapes in self._state.failed or not _BUFFERS_MIB:
-                return 0
-            # Counted as failed until it has succeeded, so that no other call tries meanwhile.
-            self._state.failed.add(shapes)
-        return self._capture(shapes, profile, inputs, outputs)
+        positions = tuple(inputs[name].position for name in self.inputs)
+        return self._graphs.record(shapes, profile, positions, tuple(outputs))
 
     def close(self) -> None:
         """Free everything; the kernel launches no graph of this engine any more once its record is dropped."""
-        self._cuda.enter()
-        for captured in self._state.captured.values():
-            self._drop(captured)
+        self._graphs.close()
         self._state = _State()
         self._loaded.close()
 
@@ -156,7 +126,8 @@ class TensorRtEngine:
                     address = self._memory.allocate(size)
                     uploads.append(address)
                     self._cuda.upload(address, view.address, size, stream)
-                handle.set_input_shape(name, view.shape)
+                if not handle.set_input_shape(name, view.shape):
+                    raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or f"{name} can't be {view.shape}")
                 handle.set_tensor_address(name, address)
             for index, name in enumerate(outputs):
                 shape = tuple(handle.get_tensor_shape(name))
@@ -215,7 +186,7 @@ class TensorRtEngine:
             context = self._take_context(number, self._private)
             buffers: list[int] = []
             try:
-                self._bind_buffers(context.handle, shapes, tuple(self.outputs), buffers)
+                self._graphs.bind_buffers(context.handle, shapes, tuple(self.outputs), buffers)
                 context.handle.execute_async_v3(self._private)
                 self._cuda.record(context.event, self._private)
                 context.stream = self._private
@@ -226,87 +197,3 @@ class TensorRtEngine:
                 for address in buffers:
                     self._memory.free(address)
                 self._return_context(number, context)
-
-    def _bind_buffers(
-        self, context: tensorrt.IExecutionContext, shapes: Shapes, outputs: Sequence[str], buffers: list[int]
-    ) -> tuple[list[int], list[tuple[int, ...]]]:
-        """Give a context buffers of its own for its inputs (zeroed) and outputs; their sizes and the outputs' shapes."""
-        for name, shape in zip(self.inputs, shapes, strict=True):
-            context.set_input_shape(name, shape)
-        results = [tuple(context.get_tensor_shape(name)) for name in outputs]
-        if any(axis < 0 for shape in results for axis in shape):
-            raise CannotRun(Reason.ENGINE_FAILED, "the size of a result depends on values")
-        ports = [(name, self.inputs[name], shape) for name, shape in zip(self.inputs, shapes, strict=True)]
-        ports += [(name, self.outputs[name], shape) for name, shape in zip(outputs, results, strict=True)]
-        sizes = [dtype.bytes * math.prod(shape) for _, dtype, shape in ports]
-        for (name, _, _), size in zip(ports, sizes, strict=True):
-            buffers.append(self._memory.allocate(size))
-            context.set_tensor_address(name, buffers[-1])
-        # Memory that TensorFlow has just handed out may still be read by work on its stream.
-        self._cuda.synchronize(self._stream)
-        for address, size in zip(buffers, sizes[: len(self.inputs)], strict=False):
-            self._cuda.clear(address, max(size, 1), self._private)
-        return sizes, results
-
-    def _capture(self, shapes: Shapes, profile: int, inputs: dict[str, TensorView], outputs: Sequence[str]) -> int:
-        """Capture the engine at these shapes; 0 if it can't be, which costs nothing but speed."""
-        buffers: list[int] = []
-        try:
-            context = self._loaded.new_context(profile, self._private)
-            sizes, results = self._bind_buffers(context, shapes, outputs, buffers)
-            self._make_room(sum(sizes))
-            if not context.execute_async_v3(self._private):
-                raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
-            self._cuda.synchronize(self._private)
-            if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(self._private):
-                raise CannotRun(Reason.ENGINE_FAILED, "TensorRT says that this context can't be captured")
-            self._cuda.begin_capture(self._private)
-            try:
-                enqueued = context.execute_async_v3(self._private)
-            except BaseException:
-                self._cuda.abandon_capture(self._private)
-                raise
-            executable = self._cuda.end_capture(self._private)
-            if not enqueued:
-                self._cuda.destroy_graph(executable)
-                raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
-        except CannotRun as error:
-            log.info("no CUDA graph for shapes %s: %s", shapes, error)
-            for address in buffers:
-                self._memory.free(address)
-            return 0
-        captured = _Captured(context, executable, buffers, sum(sizes))
-        ports = [
-            abi.graph_port(inputs[name].position, shape, size, address, dtype)
-            for (name, dtype), shape, size, address in zip(self.inputs.items(), shapes, sizes, buffers, strict=False)
-        ]
-        ports += [
-            abi.graph_port(index, shape, size, address, self.outputs[name])
-            for index, (name, shape, size, address) in enumerate(
-                zip(outputs, results, sizes[len(self.inputs) :], buffers[len(self.inputs) :], strict=True)
-            )
-        ]
-        captured.record = abi.create_graph(self._library, ports, len(self.inputs), executable)
-        with self._lock:
-            self._state.captured[shapes] = captured
-            self._state.failed.discard(shapes)
-        return captured.record
-
-    def _make_room(self, size: int) -> None:
-        """Drop the graphs captured longest ago until one with `size` bytes of buffers fits."""
-        limit = _BUFFERS_MIB << 20
-        if size > limit:
-            raise CannotRun(Reason.OUT_OF_MEMORY, f"its buffers take {size >> 20} MiB of {_BUFFERS_MIB}")
-        while True:
-            with self._lock:
-                taken = sum(captured.size for captured in self._state.captured.values())
-                if taken + size <= limit or not self._state.captured:
-                    return
-                oldest = self._state.captured.pop(next(iter(self._state.captured)))
-            self._drop(oldest)
-
-    def _drop(self, captured: _Captured) -> None:
-        self._library.GraftGraphDrop(captured.record)
-        self._cuda.destroy_graph(captured.executable)
-        for address in captured.buffers:
-            self._memory.free(address)

@@ -49,17 +49,27 @@ class LoadedEngine:
         text = str(self.engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]
         return BY_NAME[_DTYPES.get(text, text.lower())]
 
-    def new_context(self, profile: int, stream: int) -> tensorrt.IExecutionContext:
+    def new_context(self, profile: int, stream: int, *, for_capture: bool = False) -> tensorrt.IExecutionContext:
         """An execution context for one profile.
+
+        Args:
+            for_capture: the context gets no scratch memory (its user sets as much as its shapes need), and TensorRT for
+                RTX finishes the kernels for these shapes before it first runs, instead of running general ones
+                meanwhile, which a captured graph would keep for good.
 
         Raises:
             CannotRun: the library refuses, usually for want of memory.
         """
+        strategies = self.module.ExecutionContextAllocationStrategy
+        strategy = strategies.USER_MANAGED if for_capture else strategies.STATIC
         if self.kernels is None:
-            context = self.engine.create_execution_context()
+            context = self.engine.create_execution_context(strategy)
         else:
             config = self.engine.create_runtime_config()
             config.set_runtime_cache(self.kernels)
+            config.set_execution_context_allocation_strategy(strategy)
+            kernels = self.module.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER if for_capture else kernels.LAZY
             context = self.engine.create_execution_context(config)
         if context is None:
             raise CannotRun(Reason.OUT_OF_MEMORY, self.words() or "no execution context")

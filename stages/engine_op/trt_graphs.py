@@ -1,0 +1,222 @@
+"""Engines captured as CUDA graphs, over buffers of their own at fixed shapes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.engine_op import abi
+from stages.engine_op.cuda import Device
+from stages.engine_op.dtypes import DType
+from stages.engine_op.reasons import CannotRun, Reason
+from stages.engine_op.trt_runtime import LoadedEngine, save_kernels
+
+if TYPE_CHECKING:
+    import tensorrt
+
+log = logging.getLogger(__name__)
+
+Shapes = tuple[tuple[int, ...], ...]
+
+_CAPTURE_AT = 2
+"""The call with the same shapes at which a graph is captured: shapes that come once are not worth it."""
+_CAPTURE_AGAIN_AT = 100
+"""Likewise after a graph had to make room for another: where more shapes come than there is room for, calls must not
+spend their time on captures."""
+_SHAPES_COUNTED = 4096
+_BUFFERS_MIB = int(os.environ.get("GRAFTRT_BUFFERS_MIB", "2048"))
+"""Most memory, in MiB, that the buffers and scratch memory of one engine's captured graphs may take; 0 turns graphs off."""
+
+_threads = ThreadPoolExecutor(1, "graftrt-capture")
+"""TensorRT for RTX compiles kernels for a graph's shapes: seconds, in which calls go on being enqueued. The interpreter
+waits for it at its exit."""
+_pending: set[Future[None]] = set()
+
+
+def wait_for_captures(timeout_seconds: float | None = None) -> None:
+    """Return when every capture that was ordered has ended: calls of those shapes are graphs from now on."""
+    wait(list(_pending), timeout_seconds)
+
+
+def _ended(order: Future[None]) -> None:
+    _pending.discard(order)
+    error = order.exception()
+    if error is not None:
+        log.error("a CUDA graph can't be captured", exc_info=error)
+
+
+@dataclass(slots=True)
+class _Captured:
+    """A graph over its own buffers; `record` is the kernel's record of it."""
+
+    context: tensorrt.IExecutionContext
+    executable: int
+    buffers: list[int]
+    size: int
+    record: int = 0
+
+
+class Graphs:
+    """The captured graphs of one engine. Thread-safe."""
+
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        device: Device,
+        inputs: Mapping[str, DType],
+        outputs: Mapping[str, DType],
+    ) -> None:
+        self._loaded = loaded
+        self._cuda, self._memory, self._library = device.cuda, device.memory, device.library
+        self._stream = device.stream
+        self._inputs, self._outputs = inputs, outputs
+        self._private = device.cuda.new_stream()
+        self._lock = threading.Lock()
+        self._capturing = threading.Lock()
+        self._closed = False
+        self._calls: dict[Shapes, int] = {}
+        self._captured: dict[Shapes, _Captured] = {}
+        self._ordered: set[Shapes] = set()
+        """Captures that run, or failed: no other call orders them."""
+
+    def record(self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...]) -> int:
+        """The kernel's record of the graph for these shapes, 0 if there is none. Counts a call, and may order a capture.
+
+        Args:
+            positions: of the engine's inputs among the op's.
+        """
+        with self._lock:
+            if shapes in self._captured:
+                return self._captured[shapes].record
+            if len(self._calls) > _SHAPES_COUNTED:
+                self._calls.clear()
+            calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
+            if calls < _CAPTURE_AT or shapes in self._ordered or not _BUFFERS_MIB:
+                return 0
+            self._ordered.add(shapes)
+        try:
+            order = _threads.submit(self._capture, shapes, profile, positions, outputs)
+        except RuntimeError:  # the interpreter is exiting
+            return 0
+        _pending.add(order)
+        order.add_done_callback(_ended)
+        return 0
+
+    def close(self) -> None:
+        """Free everything; the kernel launches no graph of this engine any more."""
+        with self._capturing:
+            self._closed = True
+        for captured in self._captured.values():
+            self._drop(captured)
+        self._captured = {}
+
+    def bind_buffers(
+        self, context: tensorrt.IExecutionContext, shapes: Shapes, outputs: Sequence[str], buffers: list[int]
+    ) -> tuple[list[int], list[tuple[int, ...]]]:
+        """Give a context buffers of its own for its inputs (zeroed) and outputs; their sizes and the outputs' shapes."""
+        for name, shape in zip(self._inputs, shapes, strict=True):
+            context.set_input_shape(name, shape)
+        results = [tuple(context.get_tensor_shape(name)) for name in outputs]
+        if any(axis < 0 for shape in results for axis in shape):
+            raise CannotRun(Reason.ENGINE_FAILED, "the size of a result depends on values")
+        ports = [(name, self._inputs[name], shape) for name, shape in zip(self._inputs, shapes, strict=True)]
+        ports += [(name, self._outputs[name], shape) for name, shape in zip(outputs, results, strict=True)]
+        sizes = [dtype.bytes * math.prod(shape) for _, dtype, shape in ports]
+        for (name, _, _), size in zip(ports, sizes, strict=True):
+            buffers.append(self._memory.allocate(size))
+            context.set_tensor_address(name, buffers[-1])
+        # Memory that TensorFlow has just handed out may still be read by work on its stream.
+        self._cuda.synchronize(self._stream)
+        for address, size in zip(buffers, sizes[: len(self._inputs)], strict=False):
+            self._cuda.clear(address, max(size, 1), self._private)
+        return sizes, results
+
+    def _capture(self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...]) -> None:
+        """Capture the engine at these shapes. Where that fails calls are enqueued as before: it costs nothing but speed."""
+        with self._capturing:
+            if self._closed:
+                return
+            start = time.perf_counter()
+            buffers: list[int] = []
+            try:
+                self._cuda.enter()
+                captured = self._make(shapes, profile, positions, outputs, buffers)
+            except CannotRun as error:
+                log.info("no CUDA graph for shapes %s: %s", shapes, error)
+                for address in buffers:
+                    self._memory.free(address)
+                return
+            with self._lock:
+                self._captured[shapes] = captured
+                self._ordered.discard(shapes)
+            log.info("captured a CUDA graph for shapes %s in %.2f s", shapes, time.perf_counter() - start)
+            save_kernels(self._loaded)
+
+    def _make(
+        self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...], buffers: list[int]
+    ) -> _Captured:
+        context = self._loaded.new_context(profile, self._private, for_capture=True)
+        sizes, results = self.bind_buffers(context, shapes, outputs, buffers)
+        scratch = context.update_device_memory_size_for_shapes()
+        self._make_room(sum(sizes) + scratch)
+        buffers.append(self._memory.allocate(scratch))
+        context.set_device_memory(buffers[-1], scratch)
+        self._cuda.synchronize(self._stream)
+        if not context.execute_async_v3(self._private):
+            raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
+        self._cuda.synchronize(self._private)
+        if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(self._private):
+            raise CannotRun(Reason.ENGINE_FAILED, "TensorRT says that this context can't be captured")
+        self._cuda.begin_capture(self._private)
+        try:
+            enqueued = context.execute_async_v3(self._private)
+        except BaseException:
+            self._cuda.abandon_capture(self._private)
+            raise
+        executable = self._cuda.end_capture(self._private)
+        if not enqueued:
+            self._cuda.destroy_graph(executable)
+            raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
+        captured = _Captured(context, executable, buffers, sum(sizes) + scratch)
+        ports = [
+            abi.graph_port(position, shape, size, address, dtype)
+            for position, dtype, shape, size, address in zip(
+                positions, self._inputs.values(), shapes, sizes, buffers, strict=False
+            )
+        ]
+        ports += [
+            abi.graph_port(index, shape, size, address, self._outputs[name])
+            for index, (name, shape, size, address) in enumerate(
+                zip(outputs, results, sizes[len(self._inputs) :], buffers[len(self._inputs) : -1], strict=True)
+            )
+        ]
+        captured.record = abi.create_graph(self._library, ports, len(self._inputs), executable)
+        return captured
+
+    def _make_room(self, size: int) -> None:
+        """Drop the graphs captured longest ago until one with `size` bytes of buffers fits."""
+        limit = _BUFFERS_MIB << 20
+        if size > limit:
+            raise CannotRun(Reason.OUT_OF_MEMORY, f"its buffers take {size >> 20} MiB of {_BUFFERS_MIB}")
+        while True:
+            with self._lock:
+                taken = sum(captured.size for captured in self._captured.values())
+                if taken + size <= limit or not self._captured:
+                    return
+                shapes = next(iter(self._captured))
+                oldest = self._captured.pop(shapes)
+                self._calls[shapes] = _CAPTURE_AT - _CAPTURE_AGAIN_AT
+            self._drop(oldest)
+
+    def _drop(self, captured: _Captured) -> None:
+        self._library.GraftGraphDrop(captured.record)
+        self._cuda.destroy_graph(captured.executable)
+        for address in captured.buffers:
+            self._memory.free(address)
