@@ -114,9 +114,12 @@ def _convert(target: str, folder: Path) -> None:
     name, _, precision = target.rpartition("-")
     size = models.example(name, 1).shape[1:]
     model = models.make(name)
-    shape = ShapeRange(model.inputs[0].name, (1, *size), (32, *size), (LARGEST, *size))
+    keyword = model.inputs[0].name
+    shapes = tuple(
+        ShapeRange(keyword, *((batch, *size) for batch in batches)) for batches in ((1, 8, 32), (32, 128, LARGEST))
+    )
     # Verified on a machine without a GPU, in the tests; here its time is better spent measuring.
-    config = Config(precision=precision, shapes=(shape,), backend="tensorrt_rtx,onnxruntime", verify=False, cache=False)
+    config = Config(precision=precision, shapes=shapes, backend="tensorrt_rtx,onnxruntime", verify=False, cache=False)
     convert(model, folder / target, config)
 
 

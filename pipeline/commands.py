@@ -82,6 +82,7 @@ def _config(options: argparse.Namespace) -> Config:
         op_libraries=tuple(options.op_library),
         on_failure=options.on_failure,
         build_at_runtime=options.build_at_runtime,
+        fixed_sizes=not options.no_fixed_sizes,
         workspace_mib=options.workspace_mib,
         capabilities=tuple(options.capability),
         cache=not options.no_cache,

@@ -12,7 +12,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
-from stages.backends.base import BuildOptions, BuildOutcome, Refusal, Support, import_library, partial_path
+from stages.backends.base import (
+    BuildOptions,
+    BuildOutcome,
+    Refusal,
+    Support,
+    fixed_sizes,
+    import_library,
+    partial_path,
+)
 
 if TYPE_CHECKING:
     import tensorrt
@@ -268,7 +276,9 @@ def _add_profiles(session: _Session, config: tensorrt.IBuilderConfig, options: B
     for tensor in inputs.values():
         if tensor.is_shape_tensor:
             raise _Failure(f"input {tensor.name} is a shape tensor: its values must be known when the engine is built")
-    for number, profile in enumerate(options.profiles):
+    # The first profile that takes a call's sizes runs it.
+    faster = fixed_sizes(options.profiles) if options.fixed_sizes else ()
+    for number, profile in enumerate((*faster, *options.profiles)):
         added = session.builder.create_optimization_profile()
         for span in profile:
             if span.input not in inputs:

@@ -109,7 +109,8 @@ def _build(order: Order) -> None:
         if not isinstance(source, str):
             model.write_bytes(source)
         plan = Path(folder) / f"{order.backend}.plan"
-        options = BuildOptions(order.precision, (tuple(ShapeRange(*entry) for entry in order.profile),))
+        profile = tuple(ShapeRange(*entry) for entry in order.profile)
+        options = BuildOptions(order.precision, (profile,), fixed_sizes=True)
         try:
             worker = stack.enter_context(Worker(order.backend, time_limit_seconds=TIME_LIMIT_SECONDS))
             outcome = compile_region(worker, model, sha256_file(model), options, plan, cache=EngineCache())

@@ -3,6 +3,9 @@
 A call is enqueued on TensorFlow's stream as it is. The second call with the same shapes also orders a capture: a thread
 of its own, so that no call waits, captures the engine as a CUDA graph over buffers of its own. From then on the kernel
 launches that graph by itself, without Python (`graphs.h`).
+
+Calls of one engine are enqueued one after the other: TensorRT for RTX 1.6 crashed where two contexts of an engine were
+enqueued at the same time. TensorFlow has one stream for a device, where they would run in that order anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import mmap
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stages.engine_op.cuda import Cuda, Device, DeviceMemory
@@ -29,26 +31,6 @@ if TYPE_CHECKING:
     import tensorrt
 
 log = logging.getLogger(__name__)
-
-_CONTEXTS = 2
-"""Execution contexts a profile: one more than TensorFlow's one stream needs, so that a call can be prepared while
-another is enqueued. Each has scratch memory of its own."""
-
-
-@dataclass(slots=True)
-class _Context:
-    """An execution context and the last work enqueued with it."""
-
-    handle: tensorrt.IExecutionContext
-    event: int
-    stream: int = 0
-
-
-@dataclass(slots=True)
-class _State:
-    contexts: dict[int, list[_Context]] = field(default_factory=dict)
-    """Free contexts by profile, and `made`: how many there are in all."""
-    made: dict[int, int] = field(default_factory=dict)
 
 
 class TensorRtEngine:
@@ -72,8 +54,12 @@ class TensorRtEngine:
         self._loaded = load_engine(plan, data, self._cuda, self._memory, stream)
         self._engine = self._loaded.engine
         self._private = self._cuda.new_stream()
-        self._free = threading.Condition()
-        self._state = _State()
+        self._lock = threading.Lock()
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
+        self._scratch = 0
+        self._scratch_bytes = 0
+        self._enqueued = self._cuda.new_event()
+        self._last_stream = 0
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         module = self._loaded.module
         self.inputs: dict[str, DType] = {}
@@ -87,9 +73,9 @@ class TensorRtEngine:
             {name: self._engine.get_tensor_profile_shape(name, profile) for name in self.inputs}
             for profile in range(self._engine.num_optimization_profiles)
         ]
-        self._graphs = Graphs(self._loaded, place, self.inputs, self.outputs)
+        self._graphs = Graphs(self._loaded, place, self._private, self.inputs, self.outputs)
         start = time.perf_counter()
-        self._warm_up()
+        self._warm_up(stream)
         log.info("%s engine warmed up in %.1f s", plan.backend, time.perf_counter() - start)
         save_kernels(self._loaded)
 
@@ -108,66 +94,66 @@ class TensorRtEngine:
     def close(self) -> None:
         """Free everything; the kernel launches no graph of this engine any more once its record is dropped."""
         self._graphs.close()
-        self._state = _State()
+        self._contexts = {}
+        self._memory.free(self._scratch)
         self._loaded.close()
 
     def _enqueue(
         self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate, stream: int, profile: int
     ) -> None:
-        context = self._take_context(profile, stream)
         uploads: list[int] = []
         try:
-            handle = context.handle
-            for name in self.inputs:
-                view = inputs[name]
-                address = view.address
-                if view.on_host:
-                    size = view.dtype.bytes * math.prod(view.shape)
-                    address = self._memory.allocate(size)
-                    uploads.append(address)
-                    self._cuda.upload(address, view.address, size, stream)
-                if not handle.set_input_shape(name, view.shape):
-                    raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or f"{name} can't be {view.shape}")
-                handle.set_tensor_address(name, address)
-            for index, name in enumerate(outputs):
-                shape = tuple(handle.get_tensor_shape(name))
-                if any(axis < 0 for axis in shape):
-                    raise CannotRun(Reason.ENGINE_FAILED, f"the size of {name} depends on values")
-                handle.set_tensor_address(name, allocate(index, self.outputs[name], shape))
-            if not handle.execute_async_v3(stream):
-                raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or "enqueueing failed")
-            self._cuda.record(context.event, stream)
-            context.stream = stream
+            with self._lock:
+                context = self._context(profile)
+                for name in self.inputs:
+                    view = inputs[name]
+                    address = view.address
+                    if view.on_host:
+                        size = view.dtype.bytes * math.prod(view.shape)
+                        address = self._memory.allocate(size)
+                        uploads.append(address)
+                        self._cuda.upload(address, view.address, size, stream)
+                    if not context.set_input_shape(name, view.shape):
+                        raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or f"{name} can't be {view.shape}")
+                    context.set_tensor_address(name, address)
+                self._give_scratch(context)
+                for index, name in enumerate(outputs):
+                    shape = tuple(context.get_tensor_shape(name))
+                    if any(axis < 0 for axis in shape):
+                        raise CannotRun(Reason.ENGINE_FAILED, f"the size of {name} depends on values")
+                    context.set_tensor_address(name, allocate(index, self.outputs[name], shape))
+                self._execute(context, stream)
         finally:
             # TensorFlow's allocator orders reuse by its stream, on which the engine was enqueued.
             for address in uploads:
                 self._memory.free(address)
-            self._return_context(profile, context)
 
-    def _return_context(self, profile: int, context: _Context) -> None:
-        with self._free:
-            self._state.contexts.setdefault(profile, []).append(context)
-            self._free.notify()
+    def _execute(self, context: tensorrt.IExecutionContext, stream: int) -> None:
+        """Enqueue; what another stream still runs with the same scratch memory ends before. The lock is held."""
+        if self._last_stream not in (0, stream):
+            self._cuda.wait(stream, self._enqueued)
+        if not context.execute_async_v3(stream):
+            raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or "enqueueing failed")
+        self._cuda.record(self._enqueued, stream)
+        self._last_stream = stream
 
-    def _take_context(self, profile: int, stream: int) -> _Context:
-        with self._free:
-            while not self._state.contexts.get(profile) and self._state.made.get(profile, 0) >= _CONTEXTS:
-                self._free.wait()
-            free = self._state.contexts.get(profile)
-            context = free.pop() if free else None
-            if context is None:
-                self._state.made[profile] = self._state.made.get(profile, 0) + 1
+    def _context(self, profile: int) -> tensorrt.IExecutionContext:
+        """The profile's context, made at its first use. The lock is held."""
+        context = self._contexts.get(profile)
         if context is None:
-            try:
-                context = _Context(self._loaded.new_context(profile, self._private), self._cuda.new_event())
-            except BaseException:
-                with self._free:
-                    self._state.made[profile] -= 1
-                    self._free.notify()
-                raise
-        if context.stream not in (0, stream):
-            self._cuda.wait(stream, context.event)
+            context = self._contexts[profile] = self._loaded.new_context(profile, self._private)
+            self._cuda.synchronize(self._private)
         return context
+
+    def _give_scratch(self, context: tensorrt.IExecutionContext) -> None:
+        """All contexts share one scratch memory, which grows with the shapes that come. The lock is held."""
+        size = max(context.update_device_memory_size_for_shapes(), 1)
+        if size > self._scratch_bytes:
+            address = self._memory.allocate(size)
+            # Work that still uses the old one was enqueued on TensorFlow's stream, which orders its reuse.
+            self._memory.free(self._scratch)
+            self._scratch, self._scratch_bytes = address, size
+        context.set_device_memory(self._scratch, self._scratch_bytes)
 
     def _profile(self, shapes: Shapes) -> int:
         for number, profile in enumerate(self._profiles):
@@ -179,21 +165,22 @@ class TensorRtEngine:
                 return number
         raise CannotRun(Reason.PROFILE, ", ".join(map(str, shapes)))
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, stream: int) -> None:
         """Run every profile once at its usual sizes: TensorRT for RTX finishes kernels at their first use."""
         for number, profile in enumerate(self._profiles):
             shapes = tuple(tuple(usual) for _, usual, _ in profile.values())
-            context = self._take_context(number, self._private)
             buffers: list[int] = []
             try:
-                self._graphs.bind_buffers(context.handle, shapes, tuple(self.outputs), buffers)
-                context.handle.execute_async_v3(self._private)
-                self._cuda.record(context.event, self._private)
-                context.stream = self._private
+                with self._lock:
+                    context = self._context(number)
+                    self._graphs.bind_buffers(context, shapes, tuple(self.outputs), buffers)
+                    self._give_scratch(context)
+                    # TensorFlow's stream may still use what it has handed out, and this is another.
+                    self._cuda.synchronize(stream)
+                    self._execute(context, self._private)
                 self._cuda.synchronize(self._private)
             except CannotRun as error:
                 log.info("an engine was not warmed up: %s", error)
             finally:
                 for address in buffers:
                     self._memory.free(address)
-                self._return_context(number, context)

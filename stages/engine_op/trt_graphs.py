@@ -64,12 +64,13 @@ class _Captured:
 
 
 class Graphs:
-    """The captured graphs of one engine. Thread-safe."""
+    """The captured graphs of one engine, made on the stream `private`. Thread-safe."""
 
     def __init__(
         self,
         loaded: LoadedEngine,
         device: Device,
+        private: int,
         inputs: Mapping[str, DType],
         outputs: Mapping[str, DType],
     ) -> None:
@@ -77,7 +78,7 @@ class Graphs:
         self._cuda, self._memory, self._library = device.cuda, device.memory, device.library
         self._stream = device.stream
         self._inputs, self._outputs = inputs, outputs
-        self._private = device.cuda.new_stream()
+        self._private = private
         self._lock = threading.Lock()
         self._capturing = threading.Lock()
         self._closed = False
@@ -163,8 +164,9 @@ class Graphs:
         self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...], buffers: list[int]
     ) -> _Captured:
         context = self._loaded.new_context(profile, self._private, for_capture=True)
+        self._cuda.synchronize(self._private)
         sizes, results = self.bind_buffers(context, shapes, outputs, buffers)
-        scratch = context.update_device_memory_size_for_shapes()
+        scratch = max(context.update_device_memory_size_for_shapes(), 1)
         self._make_room(sum(sizes) + scratch)
         buffers.append(self._memory.allocate(scratch))
         context.set_device_memory(buffers[-1], scratch)
