@@ -1,7 +1,8 @@
 """Models on a GPU: plain TensorFlow, TensorFlow with XLA, ONNX Runtime, the raw engine, the stitched model.
 
 Each peer runs in a process of its own, warm, on an input that lies on the GPU. `pipelined` is the time a batch takes when
-calls follow one another without waiting, `synchronous` when each result is fetched; medians, in milliseconds. The raw
+calls follow one another without waiting (`enqueue` is the part of it that the calling thread is busy), `synchronous` when
+each result is fetched; medians, in milliseconds. The raw
 engine is the stitched model's own plan, called outside TensorFlow as a CUDA graph over fixed buffers: the fastest that
 it can run.
 
@@ -287,14 +288,19 @@ def _timed_in_tensorflow(call: Callable[[tf.Tensor], tf.Tensor], value: tf.Tenso
 def timed(enqueue: Callable[[], object], fetch: Callable[[], object]) -> dict[str, float]:
     """Milliseconds: medians and the 99th percentile."""
     count = max(10, int(SECONDS / _warm(enqueue, fetch)))
-    pipelined = []
+    pipelined, enqueueing = [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         for _ in range(count):
             enqueue()
+        enqueueing.append((time.perf_counter() - start) / count)
         fetch()
         pipelined.append((time.perf_counter() - start) / count)
-    return {"pipelined": round(1000 * statistics.median(pipelined), 4), **_synchronous(enqueue, fetch)}
+    return {
+        "pipelined": round(1000 * statistics.median(pipelined), 4),
+        "enqueue": round(1000 * statistics.median(enqueueing), 4),
+        **_synchronous(enqueue, fetch),
+    }
 
 
 def _warm(enqueue: Callable[[], object], fetch: Callable[[], object]) -> float:
@@ -329,7 +335,7 @@ def _synchronous(enqueue: Callable[[], object], fetch: Callable[[], object]) -> 
 def _brief(answer: object) -> str:
     assert isinstance(answer, dict)
     return " ".join(
-        f"{key}: {value['pipelined']:.3f}/{value['synchronous']:.3f}"
+        f"{key}: {value['pipelined']:.3f}/{value['enqueue']:.3f}/{value['synchronous']:.3f}"
         if isinstance(value, dict) and "pipelined" in value
         else f"{key}: {value}"
         for key, value in answer.items()

@@ -35,9 +35,12 @@ pytestmark = pytest.mark.gpu
 Convert = Callable[..., Converted]
 
 BATCHES = (1, 8, 32, 128)
-TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
-"""Relative errors. For fp16, 6.8e-3 was measured on an H100: TensorRT for RTX 1.6.1 sums in half precision (2.5e-3 for one
-product of 512 × 1024 and 1024 × 512), and a random network does not damp it."""
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-3}
+"""Relative errors."""
+SEEDED_FP16 = 2e-2
+"""For `keras:ResNet50`, whose weights are drawn so that its answers differ, in fp16: 1.1e-2 was measured on an H100.
+TensorRT for RTX 1.6.1 sums convolutions in half precision (3.7e-3 for one, 5e-4 if it is made to sum in float32, which
+takes twice the time), and a random network does not damp it."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,23 +69,37 @@ def signature(out: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda value: next(iter(function(**{keyword: tf.constant(value)}).values())).numpy()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_resnet50_equals_tensorflow_at_every_batch_size(converted: Convert, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "precision", "tolerance"),
+    [
+        ("keras", "fp32", TOLERANCE["fp32"]),
+        ("keras", "fp16", TOLERANCE["fp16"]),
+        ("seeded", "fp32", TOLERANCE["fp32"]),
+        ("seeded", "fp16", SEEDED_FP16),
+    ],
+)
+def test_resnet50_equals_tensorflow_at_every_batch_size(
+    converted: Convert, source: str, precision: str, tolerance: float
+) -> None:
+    from benchmarks import models
     from stages.sources import open_model
 
-    model = open_model("keras:ResNet50").owner
-    shapes = (shape_range("keras_tensor=1x224x224x3,32x224x224x3,128x224x224x3"),)
-    result = converted(model, precision=precision, shapes=_named(model, shapes), max_error=TOLERANCE[precision])
+    model = models.make("ResNet50") if source == "keras" else open_model("keras:ResNet50").owner
+    shapes = (
+        shape_range("image=1x224x224x3,8x224x224x3,32x224x224x3"),
+        shape_range("image=32x224x224x3,64x224x224x3,128x224x224x3"),
+    )
+    result = converted(model, precision=precision, shapes=_named(model, shapes), max_error=tolerance)
     run = signature(result.out)
     engine_op.reset_stats()
     for batch in BATCHES:
         image = np.random.default_rng(batch).random((batch, 224, 224, 3), np.float32)
         expected = model(image).numpy()
         for _ in range(4):
-            assert relative_error(expected, run(image)) <= TOLERANCE[precision]
+            assert relative_error(expected, run(image)) <= tolerance
         wait_for_captures()
         for _ in range(2):  # as a CUDA graph now
-            assert relative_error(expected, run(image)) <= TOLERANCE[precision]
+            assert relative_error(expected, run(image)) <= tolerance
     assert engine_op.stats() == {"region_0": {"engine_calls": 6 * len(BATCHES), "fallbacks": {}}}
 
 
@@ -330,6 +347,7 @@ def test_warmup_leaves_nothing_for_the_first_request(cnn: Path) -> None:
 def test_sizes_outside_the_profiles_get_an_engine_that_is_built_beside(converted: Convert) -> None:
     model = vision.small_cnn()
     run = signature(converted(model, build_at_runtime=True).out)
+    engine_op.reset_stats()
     image = np.random.default_rng(0).random((40, 16, 16, 3), np.float32)
     expected = model(image).numpy()
     assert relative_error(expected, run(image)) <= TOLERANCE["fp32"]

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from stages.engine_op.reasons import CannotRun, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapped:
+    """A graph with copies around it, executable; `copies` are the nodes of its copies in and out, 0 where there is none.
+    The nodes are `graph`'s, which lives as long as its executable."""
+
+    graph: int
+    executable: int
+    copies: tuple[int, ...]
 
 
 class Cuda:
@@ -66,19 +77,51 @@ class Cuda:
         self._call("cuStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: int) -> int:
-        """The captured work as an executable graph."""
-        graph = self._call("cuStreamEndCapture", stream)
-        try:
-            return int(self._call("cuGraphInstantiate", graph, 0))
-        finally:
-            self._call("cuGraphDestroy", graph)
+        """The captured work as a graph, to be destroyed by `destroy`."""
+        return int(self._call("cuStreamEndCapture", stream))
+
+    def instantiate(self, graph: int) -> int:
+        """A graph made executable."""
+        return int(self._call("cuGraphInstantiate", graph, 0))
+
+    def with_copies(self, graph: int, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> Wrapped:
+        """`graph` with copies to buffers `before` it and from buffers `after` it.
+
+        Args:
+            before, after: address and size of each buffer; nothing is copied for size 0. The other end of each copy is to
+                be set in the executable before its first launch.
+        """
+        outer = self._call("cuGraphCreate", 0)
+        copies_in = [self._copy(outer, [], *buffer) for buffer in before]
+        there = [node for node in copies_in if node is not None]
+        inner = self._call("cuGraphAddChildGraphNode", outer, there, len(there), graph)
+        copies_out = [self._copy(outer, [inner], *buffer) for buffer in after]
+        numbers = [0 if node is None else int(node) for node in (*copies_in, *copies_out)]
+        return Wrapped(int(outer), self.instantiate(outer), tuple(numbers))
+
+    def _copy(self, graph: object, after: list[object], buffer: int, size: int) -> Any:
+        if not size:
+            return None
+        copy = self._driver.CUDA_MEMCPY3D()
+        copy.srcMemoryType = copy.dstMemoryType = self._driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        copy.srcDevice = copy.dstDevice = buffer
+        copy.WidthInBytes, copy.Height, copy.Depth = size, 1, 1
+        return self._call("cuGraphAddMemcpyNode", graph, after, len(after), copy, self._context)
 
     def abandon_capture(self, stream: int) -> None:
         """End a capture that failed."""
         self._driver.cuStreamEndCapture(stream)
 
-    def destroy_graph(self, executable: int) -> None:
+    def destroy(self, graph: int) -> None:
+        self._call("cuGraphDestroy", graph)
+
+    def destroy_executable(self, executable: int) -> None:
         self._call("cuGraphExecDestroy", executable)
+
+    @property
+    def context(self) -> int:
+        """The primary context's handle."""
+        return int(self._context)
 
     def _call(self, function: str, *arguments: object) -> Any:
         error, *results = getattr(self._driver, function)(*arguments)

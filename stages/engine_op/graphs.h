@@ -14,7 +14,9 @@
 
 namespace graftrt {
 
-// One graph. Calls on one stream follow one another there; a call on another stream waits for the one before.
+// One graph: copies into its buffers, the engine, copies out of them. Only where tensors lie elsewhere than at the call
+// before are its copies changed. Calls on one stream follow one another there; a call on another stream waits for the one
+// before.
 class CapturedGraph {
  public:
   struct Port {
@@ -23,10 +25,15 @@ class CapturedGraph {
     std::vector<int64_t> dims;
     size_t bytes;
     uint64_t buffer;
+    void* copy;  // The graph's node that copies; null where the tensor is in host memory, or empty.
   };
 
-  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable)
-      : inputs(Ports(ports, num_inputs)), outputs(Ports(ports + num_inputs, num_outputs)), executable_(executable) {
+  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable, void* context)
+      : inputs(Ports(ports, num_inputs)),
+        outputs(Ports(ports + num_inputs, num_outputs)),
+        executable_(executable),
+        context_(context),
+        addresses_(num_inputs + num_outputs, 0) {
     if (CudaDriver::Get()) CudaDriver::Get().create_event(&done_, 2 /* CU_EVENT_DISABLE_TIMING */);
   }
 
@@ -45,32 +52,33 @@ class CapturedGraph {
     return true;
   }
 
-  // Copies in, launches, copies out, all on `stream`; the lock is held for no longer than that takes to enqueue.
-  // `targets` are the outputs' addresses. False if the graph was dropped or the driver refused.
+  // Launches on `stream`; the lock is held for no longer than that takes. `targets` are the outputs' addresses. False if
+  // the graph was dropped or the driver refused.
   bool Launch(const std::vector<GraftTensor>& tensors, const std::vector<void*>& targets, void* stream) {
     const CudaDriver& cuda = CudaDriver::Get();
     std::lock_guard<std::mutex> lock(mutex_);
     if (executable_ == nullptr) return false;
-    if (last_stream_ != nullptr && last_stream_ != stream && cuda.wait_event(stream, done_, 0) != 0) return false;
-    for (const Port& port : inputs) {
-      if (port.bytes == 0) continue;
-      const GraftTensor& tensor = tensors[port.index];
-      const int failed = tensor.on_host
-                             ? cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream)
-                             : cuda.copy_device_to_device(port.buffer, reinterpret_cast<uint64_t>(tensor.data),
-                                                          port.bytes, stream);
-      if (failed != 0) return false;
+    if (last_stream_ != nullptr && last_stream_ != stream &&
+        (cuda.record_event(done_, last_stream_) != 0 || cuda.wait_event(stream, done_, 0) != 0)) {
+      return false;
     }
-    if (cuda.launch_graph(executable_, stream) != 0) return false;
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (outputs[i].bytes == 0) continue;
-      if (cuda.copy_device_to_device(reinterpret_cast<uint64_t>(targets[i]), outputs[i].buffer, outputs[i].bytes,
-                                     stream) != 0) {
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const GraftTensor& tensor = tensors[inputs[i].index];
+      const Port& port = inputs[i];
+      if (port.copy != nullptr) {
+        if (tensor.on_host || !Point(i, port, port.buffer, reinterpret_cast<uint64_t>(tensor.data))) return false;
+      } else if (port.bytes != 0 && cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream) != 0) {
         return false;
       }
     }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const Port& port = outputs[i];
+      if (port.copy == nullptr) continue;
+      if (!Point(inputs.size() + i, port, reinterpret_cast<uint64_t>(targets[i]), port.buffer)) return false;
+    }
+    if (cuda.launch_graph(executable_, stream) != 0) return false;
     last_stream_ = stream;
-    return cuda.record_event(done_, stream) == 0;
+    return true;
   }
 
   // No launch begins after this returns.
@@ -87,13 +95,25 @@ class CapturedGraph {
     std::vector<Port> result;
     for (int32_t i = 0; i < count; ++i) {
       result.push_back({ports[i].index, ports[i].dtype, {ports[i].dims, ports[i].dims + ports[i].rank},
-                        static_cast<size_t>(ports[i].bytes), ports[i].buffer});
+                        static_cast<size_t>(ports[i].bytes), ports[i].buffer, ports[i].copy});
     }
     return result;
   }
 
+  // Makes a copy of the graph use these addresses from the next launch on. Launches under way keep theirs.
+  bool Point(size_t number, const Port& port, uint64_t target, uint64_t source) {
+    const uint64_t address = target == port.buffer ? source : target;
+    if (addresses_[number] == address) return true;
+    const CudaCopy copy(target, source, port.bytes);
+    if (CudaDriver::Get().set_copy(executable_, port.copy, &copy, context_) != 0) return false;
+    addresses_[number] = address;
+    return true;
+  }
+
   std::mutex mutex_;
   void* executable_;
+  void* const context_;
+  std::vector<uint64_t> addresses_;
   void* done_ = nullptr;
   void* last_stream_ = nullptr;
 };

@@ -24,7 +24,7 @@ from stages.engine_op.dtypes import DType
 from stages.engine_op.engines import Allocate, TensorView
 from stages.engine_op.interface import Plan
 from stages.engine_op.reasons import CannotRun, Reason
-from stages.engine_op.trt_graphs import Graphs, Shapes
+from stages.engine_op.trt_graphs import Call, Graphs, Shapes
 from stages.engine_op.trt_runtime import load_engine, save_kernels
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class TensorRtEngine:
             {name: self._engine.get_tensor_profile_shape(name, profile) for name in self.inputs}
             for profile in range(self._engine.num_optimization_profiles)
         ]
-        self._graphs = Graphs(self._loaded, place, self._private, self.inputs, self.outputs)
+        self._graphs = Graphs(self._loaded, place, self._private, self.inputs, self.outputs, enqueueing=self._lock)
         start = time.perf_counter()
         self._warm_up(stream)
         log.info("%s engine warmed up in %.1f s", plan.backend, time.perf_counter() - start)
@@ -88,8 +88,9 @@ class TensorRtEngine:
         shapes = tuple(inputs[name].shape for name in self.inputs)
         profile = self._profile(shapes)
         self._enqueue(inputs, outputs, allocate, stream, profile)
-        positions = tuple(inputs[name].position for name in self.inputs)
-        return self._graphs.record(shapes, profile, positions, tuple(outputs))
+        views = [inputs[name] for name in self.inputs]
+        places = tuple(view.position for view in views), tuple(view.on_host for view in views)
+        return self._graphs.record(Call(shapes, profile, *places, tuple(outputs)))
 
     def close(self) -> None:
         """Free everything; the kernel launches no graph of this engine any more once its record is dropped."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.engine_op import abi
-from stages.engine_op.cuda import Device
+from stages.engine_op.cuda import Device, Wrapped
 from stages.engine_op.dtypes import DType
 from stages.engine_op.reasons import CannotRun, Reason
 from stages.engine_op.trt_runtime import LoadedEngine, save_kernels
@@ -57,10 +57,27 @@ class _Captured:
     """A graph over its own buffers; `record` is the kernel's record of it."""
 
     context: tensorrt.IExecutionContext
-    executable: int
+    graph: Wrapped
     buffers: list[int]
     size: int
     record: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a graph is captured for.
+
+    Attributes:
+        shapes: of the engine's inputs, in its order.
+        positions: of these inputs among the op's, and `on_host`: whether they lie in host memory.
+        outputs: the engine's bindings, in the op's order.
+    """
+
+    shapes: Shapes
+    profile: int
+    positions: tuple[int, ...]
+    on_host: tuple[bool, ...]
+    outputs: tuple[str, ...]
 
 
 class Graphs:
@@ -73,12 +90,15 @@ class Graphs:
         private: int,
         inputs: Mapping[str, DType],
         outputs: Mapping[str, DType],
+        *,
+        enqueueing: threading.Lock,
     ) -> None:
         self._loaded = loaded
         self._cuda, self._memory, self._library = device.cuda, device.memory, device.library
         self._stream = device.stream
         self._inputs, self._outputs = inputs, outputs
         self._private = private
+        self._enqueueing = enqueueing
         self._lock = threading.Lock()
         self._capturing = threading.Lock()
         self._closed = False
@@ -87,12 +107,9 @@ class Graphs:
         self._ordered: set[Shapes] = set()
         """Captures that run, or failed: no other call orders them."""
 
-    def record(self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...]) -> int:
-        """The kernel's record of the graph for these shapes, 0 if there is none. Counts a call, and may order a capture.
-
-        Args:
-            positions: of the engine's inputs among the op's.
-        """
+    def record(self, call: Call) -> int:
+        """The kernel's record of the graph for these shapes, 0 if there is none. Counts a call, and may order a capture."""
+        shapes = call.shapes
         with self._lock:
             if shapes in self._captured:
                 return self._captured[shapes].record
@@ -103,7 +120,7 @@ class Graphs:
                 return 0
             self._ordered.add(shapes)
         try:
-            order = _threads.submit(self._capture, shapes, profile, positions, outputs)
+            order = _threads.submit(self._capture, call)
         except RuntimeError:  # the interpreter is exiting
             return 0
         _pending.add(order)
@@ -139,8 +156,8 @@ class Graphs:
             self._cuda.clear(address, max(size, 1), self._private)
         return sizes, results
 
-    def _capture(self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...]) -> None:
-        """Capture the engine at these shapes. Where that fails calls are enqueued as before: it costs nothing but speed."""
+    def _capture(self, call: Call) -> None:
+        """Capture the engine at these call.shapes. Where that fails calls are enqueued as before: it costs nothing but speed."""
         with self._capturing:
             if self._closed:
                 return
@@ -148,29 +165,54 @@ class Graphs:
             buffers: list[int] = []
             try:
                 self._cuda.enter()
-                captured = self._make(shapes, profile, positions, outputs, buffers)
+                captured = self._make(call, buffers)
             except CannotRun as error:
-                log.info("no CUDA graph for shapes %s: %s", shapes, error)
+                log.info("no CUDA graph for shapes %s: %s", call.shapes, error)
                 for address in buffers:
                     self._memory.free(address)
                 return
             with self._lock:
-                self._captured[shapes] = captured
-                self._ordered.discard(shapes)
-            log.info("captured a CUDA graph for shapes %s in %.2f s", shapes, time.perf_counter() - start)
+                self._captured[call.shapes] = captured
+                self._ordered.discard(call.shapes)
+            log.info("captured a CUDA graph for shapes %s in %.2f s", call.shapes, time.perf_counter() - start)
             save_kernels(self._loaded)
 
-    def _make(
-        self, shapes: Shapes, profile: int, positions: tuple[int, ...], outputs: tuple[str, ...], buffers: list[int]
-    ) -> _Captured:
-        context = self._loaded.new_context(profile, self._private, for_capture=True)
+    def _make(self, call: Call, buffers: list[int]) -> _Captured:
+        context = self._loaded.new_context(call.profile, self._private)
         self._cuda.synchronize(self._private)
-        sizes, results = self.bind_buffers(context, shapes, outputs, buffers)
+        sizes, results = self.bind_buffers(context, call.shapes, call.outputs, buffers)
         scratch = max(context.update_device_memory_size_for_shapes(), 1)
         self._make_room(sum(sizes) + scratch)
         buffers.append(self._memory.allocate(scratch))
         context.set_device_memory(buffers[-1], scratch)
         self._cuda.synchronize(self._stream)
+        with self._enqueueing:
+            engine = self._record(context)
+        ends = list(zip(buffers, sizes, strict=False))
+        split = len(self._inputs)
+        before = [
+            (buffer, 0 if host else size) for (buffer, size), host in zip(ends[:split], call.on_host, strict=True)
+        ]
+        try:
+            graph = self._cuda.with_copies(engine, before, ends[split:])
+        finally:
+            self._cuda.destroy(engine)
+        ports = [
+            abi.graph_port(index, shape, size, dtype, buffer=buffer, copy=copy)
+            for index, shape, dtype, (buffer, size), copy in zip(
+                (*call.positions, *range(len(call.outputs))),
+                (*call.shapes, *results),
+                (*self._inputs.values(), *(self._outputs[name] for name in call.outputs)),
+                ends,
+                graph.copies,
+                strict=True,
+            )
+        ]
+        record = abi.create_graph(self._library, ports, split, executable=graph.executable, context=self._cuda.context)
+        return _Captured(context, graph, buffers, sum(sizes) + scratch, record)
+
+    def _record(self, context: tensorrt.IExecutionContext) -> int:
+        """The engine's work as a CUDA graph; it runs once before, to do what is only done at first."""
         if not context.execute_async_v3(self._private):
             raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
         self._cuda.synchronize(self._private)
@@ -182,25 +224,11 @@ class Graphs:
         except BaseException:
             self._cuda.abandon_capture(self._private)
             raise
-        executable = self._cuda.end_capture(self._private)
+        graph = self._cuda.end_capture(self._private)
         if not enqueued:
-            self._cuda.destroy_graph(executable)
+            self._cuda.destroy(graph)
             raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
-        captured = _Captured(context, executable, buffers, sum(sizes) + scratch)
-        ports = [
-            abi.graph_port(position, shape, size, address, dtype)
-            for position, dtype, shape, size, address in zip(
-                positions, self._inputs.values(), shapes, sizes, buffers, strict=False
-            )
-        ]
-        ports += [
-            abi.graph_port(index, shape, size, address, self._outputs[name])
-            for index, (name, shape, size, address) in enumerate(
-                zip(outputs, results, sizes[len(self._inputs) :], buffers[len(self._inputs) : -1], strict=True)
-            )
-        ]
-        captured.record = abi.create_graph(self._library, ports, len(self._inputs), executable)
-        return captured
+        return graph
 
     def _make_room(self, size: int) -> None:
         """Drop the graphs captured longest ago until one with `size` bytes of buffers fits."""
@@ -219,6 +247,7 @@ class Graphs:
 
     def _drop(self, captured: _Captured) -> None:
         self._library.GraftGraphDrop(captured.record)
-        self._cuda.destroy_graph(captured.executable)
+        self._cuda.destroy_executable(captured.graph.executable)
+        self._cuda.destroy(captured.graph.graph)
         for address in captured.buffers:
             self._memory.free(address)
