@@ -36,14 +36,15 @@ PEERS = (
     "stitched fp16",
     "raw fp16",
     "tensorflow tf32",
-    "tensorflow fp16",
-    "onnxruntime tf32",
+    "xla fp16",
     "onnxruntime fp16",
     "stitched tf32",
     "raw tf32",
     "xla tf32",
-    "xla fp16",
+    "tensorflow fp16",
+    "onnxruntime tf32",
 )
+"""In the order of interest: each is measured on all models before the next."""
 LIMIT_MS = 7.0
 WITHIN_LIMIT = {
     "stitched fp16": (96, 104, 112, 120, 128, 136, 144),
@@ -53,9 +54,10 @@ WITHIN_LIMIT = {
 """Batch sizes tried for the most images a second within `LIMIT_MS` a batch."""
 LARGEST = 144
 ROUNDS = 5
-SECONDS = 0.15
+SECONDS = 0.1
 """Least length of a round."""
-PEER_SECONDS = 150
+SYNCHRONOUS_SECONDS = 0.3
+PEER_SECONDS = 60
 
 
 def main() -> None:
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--name", default="gpu")
+    parser.add_argument("--seconds", type=float, default=36000, help="peers that would begin later are left out")
     parser.add_argument("--folder", type=Path, help="for the converted models (default: a temporary one)")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--convert", help=argparse.SUPPRESS)
@@ -78,7 +81,7 @@ def main() -> None:
         names, peers = options.models.split(","), options.peers.split(",")
         conversions = convert_all(names, peers, folder)
         figures: dict[str, object] = {"gpu": gpu_name(), "rounds": ROUNDS, "conversions": conversions}
-        for name, peer, answer in _measured(names, peers, options.batches, folder):
+        for name, peer, answer in _measured(names, peers, options.batches, folder, options.seconds):
             rows: dict[str, object] = figures.setdefault(name, {})  # type: ignore[assignment]
             rows[peer] = answer
             record.write(options.name, figures, quietly=True)
@@ -124,15 +127,23 @@ def _convert(target: str, folder: Path) -> None:
     convert(model, folder / target, config)
 
 
-def _measured(names: list[str], peers: list[str], batches: str, folder: Path) -> Iterator[tuple[str, str, object]]:
-    """Each peer's answer; the process of the next one is started before."""
-    order = [(name, peer) for name in names for peer in peers]
+def _measured(
+    names: list[str], peers: list[str], batches: str, folder: Path, seconds: float
+) -> Iterator[tuple[str, str, object]]:
+    """Each peer's answer; the processes of the next two are started before, and import their libraries meanwhile."""
+    end = time.monotonic() + seconds
+    order = [(name, peer) for peer in peers for name in names]
     processes = {}
     for number, (name, peer) in enumerate(order):
-        for ahead in order[number : number + 2]:
+        if time.monotonic() > end:
+            yield name, peer, {"failed": "not measured: out of time"}
+            continue
+        for ahead in order[number : number + 3]:
             if ahead not in processes:
                 processes[ahead] = _start(*ahead, batches, folder)
-        yield name, peer, _answer(processes.pop((name, peer)))
+        yield name, peer, _answer(processes[name, peer])
+    for process in processes.values():
+        process.kill()
 
 
 def _start(name: str, peer: str, batches: str, folder: Path) -> subprocess.Popen[str]:
@@ -230,7 +241,7 @@ def _keras(name: str, precision: str, batches: list[int], sizes: tuple[int, ...]
 def _raw(name: str, precision: str, target: Path, batches: list[int], sizes: tuple[int, ...]) -> Figures:
     from benchmarks.raw_engine import RawEngine
 
-    engine = RawEngine(next(target.glob("regions/*/tensorrt*.plan")))
+    engine = RawEngine(next(target.glob("regions/*/tensorrt*.plan")))  # the model's only region
     for batch in batches:
         yield str(batch), timed(*engine.at(batch, models.example(name, batch)))
 
@@ -317,8 +328,8 @@ def _warm(enqueue: Callable[[], object], fetch: Callable[[], object]) -> float:
 
 
 def _synchronous(enqueue: Callable[[], object], fetch: Callable[[], object]) -> dict[str, float]:
-    """A call until its result is in host memory: 100 to 500 of them, about half a second."""
-    count = min(500, max(100, int(0.5 / _warm(enqueue, fetch))))
+    """A call until its result is in host memory: 50 to 500 of them, about a third of a second."""
+    count = min(500, max(50, int(SYNCHRONOUS_SECONDS / _warm(enqueue, fetch))))
     seconds = []
     for _ in range(count):
         start = time.perf_counter()

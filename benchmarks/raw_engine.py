@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from stages.engine_op.cuda import Cuda
+from stages.storage import sha256_file
+from stages.userdir import user_cache_dir
 
 _BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT32": 4, "INT64": 8, "BOOL": 1, "UINT8": 1, "INT8": 1}
 
@@ -31,11 +33,18 @@ class RawEngine:
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         self._stream = self._cuda.new_stream()
         self._kept: list[object] = []
+        files = user_cache_dir("kernels").glob(f"{sha256_file(plan)[:32]}-*.bin")
+        self._kernels = next(files, None)
 
     def _context(self, kernels: str) -> Any:
         if not hasattr(self._module, "DynamicShapesKernelSpecializationStrategy"):
             return self._engine.create_execution_context()
         config = self._engine.create_runtime_config()
+        cache = config.create_runtime_cache()
+        if self._kernels is not None:  # what the stitched model's runtime has finished for this plan
+            cache.deserialize(self._kernels.read_bytes())
+        config.set_runtime_cache(cache)
+        self._kept.append(cache)
         strategy = getattr(self._module.DynamicShapesKernelSpecializationStrategy, kernels)
         config.dynamic_shapes_kernel_specialization_strategy = strategy
         return self._engine.create_execution_context(config)
@@ -84,7 +93,7 @@ class RawEngine:
         self._cuda.synchronize(self._stream)
         self._cuda.begin_capture(self._stream)
         context.execute_async_v3(self._stream)
-        executable = self._cuda.end_capture(self._stream)
+        executable = self._cuda.instantiate(self._cuda.end_capture(self._stream))
         output = next(name for name in names if name not in inputs)
         result = np.empty(sizes[output], np.uint8)
         self._kept += [context, result]

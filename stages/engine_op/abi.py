@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 from stages.engine_op.dtypes import DType
 
@@ -115,7 +116,9 @@ def graph_port(index: int, shape: tuple[int, ...], size: int, dtype: DType, *, b
     )
 
 
-def create_graph(library: ctypes.CDLL, ports: list[GraphPort], inputs: int, *, executable: int, context: int) -> int:
+def create_graph(
+    library: ctypes.CDLL, ports: list[GraphPort], inputs: int, *, executables: Sequence[int], context: int
+) -> int:
     """Tell the kernel of a captured graph; its record's number. `ports` are `inputs` inputs, then the outputs."""
     library.GraftGraphCreate.restype = ctypes.c_int64
     library.GraftGraphCreate.argtypes = (
@@ -123,7 +126,10 @@ def create_graph(library: ctypes.CDLL, ports: list[GraphPort], inputs: int, *, e
         ctypes.c_int32,
         ctypes.c_int32,
         ctypes.c_void_p,
+        ctypes.c_int32,
         ctypes.c_void_p,
     )
     array = (GraphPort * len(ports))(*ports)
-    return int(library.GraftGraphCreate(array, inputs, len(ports) - inputs, executable, context))
+    handles = (ctypes.c_void_p * len(executables))(*executables)
+    outputs = len(ports) - inputs
+    return int(library.GraftGraphCreate(array, inputs, outputs, handles, len(executables), context))

@@ -14,10 +14,10 @@ from stages.engine_op.reasons import CannotRun, Reason
 @dataclass(frozen=True, slots=True)
 class Wrapped:
     """A graph with copies around it, executable; `copies` are the nodes of its copies in and out, 0 where there is none.
-    The nodes are `graph`'s, which lives as long as its executable."""
+    The nodes are `graph`'s, which lives as long as its executables."""
 
     graph: int
-    executable: int
+    executables: tuple[int, ...]
     copies: tuple[int, ...]
 
 
@@ -84,12 +84,14 @@ class Cuda:
         """A graph made executable."""
         return int(self._call("cuGraphInstantiate", graph, 0))
 
-    def with_copies(self, graph: int, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]]) -> Wrapped:
-        """`graph` with copies to buffers `before` it and from buffers `after` it.
+    def with_copies(
+        self, graph: int, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]], executables: int
+    ) -> Wrapped:
+        """`graph` with copies to buffers `before` it and from buffers `after` it, executable so many times over.
 
         Args:
             before, after: address and size of each buffer; nothing is copied for size 0. The other end of each copy is to
-                be set in the executable before its first launch.
+                be set in an executable before its first launch.
         """
         outer = self._call("cuGraphCreate", 0)
         copies_in = [self._copy(outer, [], *buffer) for buffer in before]
@@ -97,7 +99,7 @@ class Cuda:
         inner = self._call("cuGraphAddChildGraphNode", outer, there, len(there), graph)
         copies_out = [self._copy(outer, [inner], *buffer) for buffer in after]
         numbers = [0 if node is None else int(node) for node in (*copies_in, *copies_out)]
-        return Wrapped(int(outer), self.instantiate(outer), tuple(numbers))
+        return Wrapped(int(outer), tuple(self.instantiate(outer) for _ in range(executables)), tuple(numbers))
 
     def _copy(self, graph: object, after: list[object], buffer: int, size: int) -> Any:
         if not size:

@@ -14,9 +14,10 @@
 
 namespace graftrt {
 
-// One graph: copies into its buffers, the engine, copies out of them. Only where tensors lie elsewhere than at the call
-// before are its copies changed. Calls on one stream follow one another there; a call on another stream waits for the one
-// before.
+// One graph: copies into its buffers, the engine, copies out of them, made executable several times over. An executable
+// whose copies point at a call's tensors is launched as it is, for TensorFlow's allocator hands out few addresses in turn;
+// else the one used longest ago is pointed there. Calls on one stream follow one another there; a call on another stream
+// waits for the one before.
 class CapturedGraph {
  public:
   struct Port {
@@ -28,12 +29,12 @@ class CapturedGraph {
     void* copy;  // The graph's node that copies; null where the tensor is in host memory, or empty.
   };
 
-  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable, void* context)
-      : inputs(Ports(ports, num_inputs)),
-        outputs(Ports(ports + num_inputs, num_outputs)),
-        executable_(executable),
-        context_(context),
-        addresses_(num_inputs + num_outputs, 0) {
+  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* const* executables,
+                int32_t num_executables, void* context)
+      : inputs(Ports(ports, num_inputs)), outputs(Ports(ports + num_inputs, num_outputs)), context_(context) {
+    for (int32_t i = 0; i < num_executables; ++i) {
+      executables_.push_back({executables[i], std::vector<uint64_t>(num_inputs + num_outputs, 0)});
+    }
     if (CudaDriver::Get()) CudaDriver::Get().create_event(&done_, 2 /* CU_EVENT_DISABLE_TIMING */);
   }
 
@@ -57,26 +58,34 @@ class CapturedGraph {
   bool Launch(const std::vector<GraftTensor>& tensors, const std::vector<void*>& targets, void* stream) {
     const CudaDriver& cuda = CudaDriver::Get();
     std::lock_guard<std::mutex> lock(mutex_);
-    if (executable_ == nullptr) return false;
+    if (executables_.empty()) return false;
     if (last_stream_ != nullptr && last_stream_ != stream &&
         (cuda.record_event(done_, last_stream_) != 0 || cuda.wait_event(stream, done_, 0) != 0)) {
       return false;
     }
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      const GraftTensor& tensor = tensors[inputs[i].index];
-      const Port& port = inputs[i];
-      if (port.copy != nullptr) {
-        if (tensor.on_host || !Point(i, port, port.buffer, reinterpret_cast<uint64_t>(tensor.data))) return false;
-      } else if (port.bytes != 0 && cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream) != 0) {
+    std::vector<uint64_t> addresses;
+    for (const Port& port : inputs) {
+      const GraftTensor& tensor = tensors[port.index];
+      if (port.copy == nullptr && port.bytes != 0 &&
+          cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream) != 0) {
         return false;
       }
+      if (port.copy != nullptr && tensor.on_host) return false;
+      addresses.push_back(port.copy == nullptr ? 0 : reinterpret_cast<uint64_t>(tensor.data));
     }
     for (size_t i = 0; i < outputs.size(); ++i) {
-      const Port& port = outputs[i];
-      if (port.copy == nullptr) continue;
-      if (!Point(inputs.size() + i, port, reinterpret_cast<uint64_t>(targets[i]), port.buffer)) return false;
+      addresses.push_back(outputs[i].copy == nullptr ? 0 : reinterpret_cast<uint64_t>(targets[i]));
     }
-    if (cuda.launch_graph(executable_, stream) != 0) return false;
+    Executable* chosen = nullptr;
+    for (Executable& executable : executables_) {
+      if (executable.addresses == addresses) {
+        chosen = &executable;
+        break;
+      }
+      if (chosen == nullptr || executable.used < chosen->used) chosen = &executable;
+    }
+    if (!Point(chosen, addresses) || cuda.launch_graph(chosen->handle, stream) != 0) return false;
+    chosen->used = ++launches_;
     last_stream_ = stream;
     return true;
   }
@@ -84,7 +93,7 @@ class CapturedGraph {
   // No launch begins after this returns.
   void Drop() {
     std::lock_guard<std::mutex> lock(mutex_);
-    executable_ = nullptr;
+    executables_.clear();
   }
 
   const std::vector<Port> inputs;
@@ -100,20 +109,29 @@ class CapturedGraph {
     return result;
   }
 
-  // Makes a copy of the graph use these addresses from the next launch on. Launches under way keep theirs.
-  bool Point(size_t number, const Port& port, uint64_t target, uint64_t source) {
-    const uint64_t address = target == port.buffer ? source : target;
-    if (addresses_[number] == address) return true;
-    const CudaCopy copy(target, source, port.bytes);
-    if (CudaDriver::Get().set_copy(executable_, port.copy, &copy, context_) != 0) return false;
-    addresses_[number] = address;
+  struct Executable {
+    void* handle;
+    std::vector<uint64_t> addresses;
+    uint64_t used = 0;
+  };
+
+  // Makes an executable's copies use these addresses from its next launch on. Launches under way keep theirs.
+  bool Point(Executable* executable, const std::vector<uint64_t>& addresses) {
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      if (executable->addresses[i] == addresses[i]) continue;
+      const bool is_input = i < inputs.size();
+      const Port& port = is_input ? inputs[i] : outputs[i - inputs.size()];
+      const CudaCopy copy(is_input ? port.buffer : addresses[i], is_input ? addresses[i] : port.buffer, port.bytes);
+      if (CudaDriver::Get().set_copy(executable->handle, port.copy, &copy, context_) != 0) return false;
+      executable->addresses[i] = addresses[i];
+    }
     return true;
   }
 
   std::mutex mutex_;
-  void* executable_;
+  std::vector<Executable> executables_;
   void* const context_;
-  std::vector<uint64_t> addresses_;
+  uint64_t launches_ = 0;
   void* done_ = nullptr;
   void* last_stream_ = nullptr;
 };

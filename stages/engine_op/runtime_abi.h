@@ -90,11 +90,12 @@ typedef struct GraftGraphPort {
   int32_t dtype;
 } GraftGraphPort;
 
-// Makes a record of a captured graph of the CUDA `context`; `ports` are its inputs, then its outputs. The kernel launches it by itself for
+// Makes a record of a captured graph of the CUDA `context`, instantiated several times; `ports` are its inputs, then its
+// outputs. The kernel launches it by itself for
 // calls with these shapes to any set of engines that it is installed for, until it is dropped. After GraftGraphDrop has
 // returned no launch begins; the memory may then be given back to TensorFlow, which orders its reuse.
 GRAFT_EXPORT int64_t GraftGraphCreate(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs,
-                                      void* executable, void* context);
+                                      void* const* executables, int32_t num_executables, void* context);
 GRAFT_EXPORT void GraftGraphInstall(int64_t engines, int64_t graph);
 GRAFT_EXPORT void GraftGraphDrop(int64_t graph);
 

@@ -31,6 +31,8 @@ _CAPTURE_AGAIN_AT = 100
 """Likewise after a graph had to make room for another: where more shapes come than there is room for, calls must not
 spend their time on captures."""
 _SHAPES_COUNTED = 4096
+_EXECUTABLES = 4
+"""Of each graph: each is launched as it is for the addresses that it was launched for before."""
 _BUFFERS_MIB = int(os.environ.get("GRAFTRT_BUFFERS_MIB", "2048"))
 """Most memory, in MiB, that the buffers and scratch memory of one engine's captured graphs may take; 0 turns graphs off."""
 
@@ -194,7 +196,7 @@ class Graphs:
             (buffer, 0 if host else size) for (buffer, size), host in zip(ends[:split], call.on_host, strict=True)
         ]
         try:
-            graph = self._cuda.with_copies(engine, before, ends[split:])
+            graph = self._cuda.with_copies(engine, before, ends[split:], _EXECUTABLES)
         finally:
             self._cuda.destroy(engine)
         ports = [
@@ -208,7 +210,9 @@ class Graphs:
                 strict=True,
             )
         ]
-        record = abi.create_graph(self._library, ports, split, executable=graph.executable, context=self._cuda.context)
+        record = abi.create_graph(
+            self._library, ports, split, executables=graph.executables, context=self._cuda.context
+        )
         return _Captured(context, graph, buffers, sum(sizes) + scratch, record)
 
     def _record(self, context: tensorrt.IExecutionContext) -> int:
@@ -247,7 +251,8 @@ class Graphs:
 
     def _drop(self, captured: _Captured) -> None:
         self._library.GraftGraphDrop(captured.record)
-        self._cuda.destroy_executable(captured.graph.executable)
+        for executable in captured.graph.executables:
+            self._cuda.destroy_executable(executable)
         self._cuda.destroy(captured.graph.graph)
         for address in captured.buffers:
             self._memory.free(address)
