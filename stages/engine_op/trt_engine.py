@@ -56,8 +56,6 @@ class TensorRtEngine:
         self._private = self._cuda.new_stream()
         self._lock = threading.Lock()
         self._contexts: dict[int, tensorrt.IExecutionContext] = {}
-        self._scratch = 0
-        self._scratch_bytes = 0
         self._enqueued = self._cuda.new_event()
         self._last_stream = 0
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -96,7 +94,6 @@ class TensorRtEngine:
         """Free everything; the kernel launches no graph of this engine any more once its record is dropped."""
         self._graphs.close()
         self._contexts = {}
-        self._memory.free(self._scratch)
         self._loaded.close()
 
     def _enqueue(
@@ -117,7 +114,6 @@ class TensorRtEngine:
                     if not context.set_input_shape(name, view.shape):
                         raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or f"{name} can't be {view.shape}")
                     context.set_tensor_address(name, address)
-                self._give_scratch(context)
                 for index, name in enumerate(outputs):
                     shape = tuple(context.get_tensor_shape(name))
                     if any(axis < 0 for axis in shape):
@@ -130,7 +126,7 @@ class TensorRtEngine:
                 self._memory.free(address)
 
     def _execute(self, context: tensorrt.IExecutionContext, stream: int) -> None:
-        """Enqueue; what another stream still runs with the same scratch memory ends before. The lock is held."""
+        """Enqueue; what another stream still runs, perhaps with the same scratch memory, ends before. The lock is held."""
         if self._last_stream not in (0, stream):
             self._cuda.wait(stream, self._enqueued)
         if not context.execute_async_v3(stream):
@@ -145,16 +141,6 @@ class TensorRtEngine:
             context = self._contexts[profile] = self._loaded.new_context(profile, self._private)
             self._cuda.synchronize(self._private)
         return context
-
-    def _give_scratch(self, context: tensorrt.IExecutionContext) -> None:
-        """All contexts share one scratch memory, which grows with the shapes that come. The lock is held."""
-        size = max(context.update_device_memory_size_for_shapes(), 1)
-        if size > self._scratch_bytes:
-            address = self._memory.allocate(size)
-            # Work that still uses the old one was enqueued on TensorFlow's stream, which orders its reuse.
-            self._memory.free(self._scratch)
-            self._scratch, self._scratch_bytes = address, size
-        context.set_device_memory(self._scratch, self._scratch_bytes)
 
     def _profile(self, shapes: Shapes) -> int:
         for number, profile in enumerate(self._profiles):
@@ -175,7 +161,6 @@ class TensorRtEngine:
                 with self._lock:
                     context = self._context(number)
                     self._graphs.bind_buffers(context, shapes, tuple(self.outputs), buffers)
-                    self._give_scratch(context)
                     # TensorFlow's stream may still use what it has handed out, and this is another.
                     self._cuda.synchronize(stream)
                     self._execute(context, self._private)

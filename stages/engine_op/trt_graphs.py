@@ -180,14 +180,11 @@ class Graphs:
             save_kernels(self._loaded)
 
     def _make(self, call: Call, buffers: list[int]) -> _Captured:
+        scratch = self._loaded.scratch_bytes(call.profile)
         context = self._loaded.new_context(call.profile, self._private)
         self._cuda.synchronize(self._private)
         sizes, results = self.bind_buffers(context, call.shapes, call.outputs, buffers)
-        scratch = max(context.update_device_memory_size_for_shapes(), 1)
         self._make_room(sum(sizes) + scratch)
-        buffers.append(self._memory.allocate(scratch))
-        context.set_device_memory(buffers[-1], scratch)
-        self._cuda.synchronize(self._stream)
         with self._enqueueing:
             engine = self._record(context)
         ends = list(zip(buffers, sizes, strict=False))
