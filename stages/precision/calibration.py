@@ -13,7 +13,7 @@ from stages import onnx_files
 from stages.errors import CalibrationError, VerifyError
 from stages.execute import Session
 from stages.precision.histogram import METHODS, Histogram
-from stages.precision.quantize import quantisable
+from stages.precision.sites import quantisable
 from stages.precision.table import CalibrationTable, Range
 from stages.precision.types import Types
 from stages.storage import link_or_copy
@@ -44,7 +44,7 @@ class Calibrator:
             raise CalibrationError(f"calibration method {method!r} is unknown", f"choose {', '.join(METHODS)}")
         self._method = method
         self._digest = onnx_files.digest(model)
-        self._runs = 0
+        self.runs = 0
         proto, weights = onnx_files.load_model(model)
         self._inputs = {value.name: value for value in proto.graph.input}
         wanted = quantisable(proto, weights)
@@ -74,7 +74,7 @@ class Calibrator:
         for name, value in values.items():
             if name in self._histograms:
                 self._histograms[name].observe(value)
-        self._runs += 1
+        self.runs += 1
 
     def table(self) -> CalibrationTable:
         """The ranges so far.
@@ -82,10 +82,10 @@ class Calibrator:
         Raises:
             CalibrationError: nothing was observed.
         """
-        if not self._runs:
+        if not self.runs:
             raise CalibrationError("no samples to calibrate with", "give some with --samples")
         ranges: dict[str, Range] = {name: h.range(self._method) for name, h in self._histograms.items()}
-        return CalibrationTable(self._method, self._runs, {self._digest: ranges})
+        return CalibrationTable(self._method, self.runs, {self._digest: ranges})
 
     def _check(self, batch: Mapping[str, Array]) -> None:
         import onnx

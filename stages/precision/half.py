@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stages.onnx_files import key_of, stand_in, without_weights
 from stages.precision.table import Range
-from stages.precision.types import Types, bodies, captured
+from stages.precision.types import Types, bodies, captured, names_read
 from stages.translate.provenance import tagged
 
 if TYPE_CHECKING:
@@ -249,8 +249,7 @@ class _Scope:
         self.nodes.append(node)
 
     def _drop_unread_constants(self) -> None:
-        read = {name for node in self.graph.node for name in node.input}
-        read.update(name for node in self.graph.node for body in bodies(node) for name in captured(body))
+        read = names_read(self.graph.node)
         read.update(output.name for output in self.graph.output)
         kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
         del self.graph.initializer[:]

@@ -16,7 +16,7 @@ Products of two activations (attention) are left in the remainder's precision: t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +24,11 @@ import numpy.typing as npt
 
 from stages.errors import BuildError
 from stages.onnx_files import key_of, stand_in, without_weights
+from stages.precision.fake import chain, without_inverses
 from stages.precision.opset import raise_opset
+from stages.precision.sites import SUMS, Graph, Site
 from stages.precision.table import Range
-from stages.precision.types import Types
+from stages.precision.types import names_read
 from stages.translate.provenance import tagged
 
 if TYPE_CHECKING:
@@ -37,91 +39,9 @@ if TYPE_CHECKING:
 QUANTISED = {"int8": ("INT8", 127.0), "fp8": ("FLOAT8E4M3FN", 448.0)}
 """By precision: the element type, and the largest magnitude that it holds."""
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
-_SUMS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_SMALLEST_SCALE = 2.0**-24
-"""float16's smallest number: scales are float16 where the remainder is."""
+_SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-24, 65472.0
+"""float16's smallest number, and about its largest: scales are float16 where the remainder is."""
 _BLOCK = 1 << 22
-
-
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """A node to quantise: which of its inputs is data and which is weights, and the weights' axis of output channels."""
-
-    data: int
-    weight: int
-    axis: int
-
-
-class Graph:
-    """What is asked about the main graph of a model: who makes and who reads its tensors, and which are constants."""
-
-    def __init__(self, model: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
-        self.nodes = list(model.graph.node)
-        self.types = Types.of(model, "int8")
-        self.outputs = {output.name for output in model.graph.output}
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.producer: dict[str, onnx.NodeProto] = {}
-        self.readers: dict[str, int] = {}
-        self._weights = weights
-        for node in self.nodes:
-            for attribute in node.attribute:
-                if node.op_type == "Constant" and attribute.name == "value":
-                    self.constants[node.output[0]] = attribute.t
-            self.producer.update(dict.fromkeys(node.output, node))
-            for name in node.input:
-                self.readers[name] = self.readers.get(name, 0) + 1
-
-    def value(self, name: str) -> npt.NDArray[np.float32]:
-        import onnx
-
-        tensor = self.constants[name]
-        key = key_of(tensor)
-        values = onnx.numpy_helper.to_array(tensor) if key is None else self._weights[key]
-        return values.astype(np.float32, copy=False)
-
-    def site(self, node: onnx.NodeProto) -> _Site | None:
-        """How a node can be quantised; None if it can't."""
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _SUMS:
-            return None
-        data, weight = (1, 0) if node.op_type == "MatMul" and node.input[0] in self.constants else (0, 1)
-        inputs = node.input[data], node.input[weight]
-        if inputs[0] in self.constants or inputs[1] not in self.constants or not all(map(self.types.is_float, inputs)):
-            return None
-        rank = len(self.constants[inputs[1]].dims)
-        if node.op_type in ("MatMul", "Gemm"):
-            transposed = any(a.name == ("transA", "transB")[weight] and a.i for a in node.attribute)
-            columns = (weight == 1) != transposed
-            return _Site(data, weight, int(columns)) if rank == 2 else None
-        return _Site(data, weight, int(node.op_type == "ConvTranspose"))
-
-    def residual(self, node: onnx.NodeProto) -> str:
-        """The tensor that a residual Add is to read in 8 bits; empty if the node is none."""
-        if node.op_type != "Add" or node.input[0] == node.input[1] or any(n in self.constants for n in node.input):
-            return ""
-        order = {id(made): number for number, made in enumerate(self.nodes)}
-        fused = [
-            name
-            for name in node.input
-            if name in self.producer and self.site(self.producer[name]) and self.readers[name] == 1
-        ]
-        if not fused or any(name in self.outputs for name in fused):
-            return ""
-        last = max(fused, key=lambda name: order[id(self.producer[name])])
-        return next(name for name in node.input if name != last)
-
-
-def quantisable(model: onnx.ModelProto, weights: Mapping[str, Array]) -> frozenset[str]:
-    """The activations that `in_int8` wants ranges for.
-
-    Raises:
-        BuildError: ONNX's type inference rejects the model.
-    """
-    graph = Graph(model, weights)
-    wanted = {graph.residual(node) for node in graph.nodes} - {""}
-    for node in graph.nodes:
-        if site := graph.site(node):
-            wanted.add(node.input[site.data])
-    return frozenset(wanted)
 
 
 def in_int8(
@@ -144,10 +64,11 @@ def in_int8(
     result.graph.initializer.extend(model.graph.initializer)
     raise_opset(result)
     writer = _Writer(result, weights, precision, ranges, frozenset(keep))
+    writer.state(fixed)
     writer.rewrite()
     if not writer.sites:
         raise BuildError(
-            f"nothing in it can be quantised: no {', '.join(sorted(_SUMS))} with constant weights and a usable range",
+            f"nothing in it can be quantised: no {', '.join(sorted(SUMS))} with constant weights and a usable range",
             "convert in fp16",
         )
     return result
@@ -178,21 +99,49 @@ class _Writer:
         """The 8-bit form of tensors, by name and axis (-1: one scale)."""
         self.sites = 0
 
+    def state(self, fixed: Mapping[str, Range]) -> None:
+        """Make Q/DQ pairs of the model's own fake quantisation; what transposes among its steps does so behind them."""
+        nodes = list(self.model.graph.node)
+        for op, stated in fixed.items():
+            steps = chain(nodes, self.graph.constants, op)
+            if not steps or any(not self.graph.read_once(step.output[0]) for step in steps[:-1]):
+                continue
+            source = next(name for name in steps[0].input if name not in self.graph.constants)
+            scale = np.array(stated.amax / self.most, np.float32)
+            made = [
+                *self._pair(source, op, scale, steps[0].doc_string),
+                *(n for n in steps if n.op_type == "Transpose"),
+            ]
+            end = steps[-1].output[0]
+            for before, after in pairwise(made):
+                after.input[0] = before.output[0]
+            made[-1].output[0] = end
+            place, gone = nodes.index(steps[-1]), {step.name for step in steps}
+            head, tail = ([node for node in part if node.name not in gone] for part in (nodes[:place], nodes[place:]))
+            nodes = [*head, *made, *tail]
+        nodes = without_inverses(nodes, self.graph.outputs)
+        self._replace(nodes)
+        self.graph = Graph(self.model, self.weights)
+
     def rewrite(self) -> None:
-        for node in self.graph.nodes:
+        plan = [(node, self.graph.site(node), self.graph.residual(node)) for node in self.graph.nodes]
+        for node, site, residual in plan:
             if not self.keep.intersection(tagged(node)):
-                self._quantise(node)
+                self._quantise(node, site, residual)
             self.nodes.append(node)
+        self._replace(self.nodes)
+
+    def _replace(self, nodes: list[onnx.NodeProto]) -> None:
+        """Make these the model's nodes."""
         del self.model.graph.node[:]
-        self.model.graph.node.extend(self.nodes)
+        self.model.graph.node.extend(nodes)
         del self.model.graph.value_info[:]
-        read = {name for node in self.nodes for name in node.input} | self.graph.outputs
+        read = names_read(nodes) | self.graph.outputs
         kept = [tensor for tensor in self.model.graph.initializer if tensor.name in read]
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
 
-    def _quantise(self, node: onnx.NodeProto) -> None:
-        site, residual = self.graph.site(node), self.graph.residual(node)
+    def _quantise(self, node: onnx.NodeProto, site: Site | None, residual: str) -> None:
         if site and self._usable(node.input[site.data]):
             self.sites += 1
             node.input[site.data] = self._activation(node.input[site.data], node.doc_string)
@@ -204,22 +153,23 @@ class _Writer:
             node.input[0] = self.made[node.input[0], -1]
 
     def _usable(self, name: str) -> bool:
-        return self._given(name) or (0 < self.amax.get(name, 0) < np.inf)
-
-    def _given(self, name: str) -> bool:
-        """Whether the model itself has quantised a tensor."""
-        return name in self.graph.producer and self.graph.producer[name].op_type == "DequantizeLinear"
+        return self.graph.dequantised(name) or (0 < self.amax.get(name, 0) < np.inf)
 
     def _activation(self, name: str, doc_string: str) -> str:
-        if self._given(name):
+        if self.graph.dequantised(name):
             return name
         if (name, -1) not in self.made:
-            scale = self._constant(f"{name}__scale", _scales(np.array(self.amax[name], np.float32), self.most))
-            zero = self._zero(f"{name}__zero", ())
-            self._node("QuantizeLinear", [name, scale, zero], f"{name}__q", doc_string)
-            self._node("DequantizeLinear", [f"{name}__q", scale, zero], f"{name}__dq", doc_string)
+            scale = _scales(np.array(self.amax[name], np.float32), self.most)
+            self.nodes += self._pair(name, name, scale, doc_string)
             self.made[name, -1] = f"{name}__dq"
         return self.made[name, -1]
+
+    def _pair(self, source: str, stem: str, scale: npt.NDArray[np.float32], doc_string: str) -> list[onnx.NodeProto]:
+        inputs = [self._constant(f"{stem}__scale", scale), self._zero(f"{stem}__zero", ())]
+        return [
+            _node("QuantizeLinear", [source, *inputs], f"{stem}__q", doc_string),
+            _node("DequantizeLinear", [f"{stem}__q", *inputs], f"{stem}__dq", doc_string),
+        ]
 
     def _weight(self, name: str, axis: int, doc_string: str) -> str:
         import onnx
@@ -239,7 +189,7 @@ class _Writer:
                 tensor = stand_in(f"{stem}__q", self.element, values.shape, f"{stem}__q")
             self.model.graph.initializer.append(tensor)
             inputs = [f"{stem}__q", self._constant(f"{stem}__scale", scales), self._zero(f"{stem}__zero", scales.shape)]
-            self._node("DequantizeLinear", inputs, f"{stem}__dq", doc_string, axis)
+            self.nodes.append(_node("DequantizeLinear", inputs, f"{stem}__dq", doc_string, axis))
             self.made[name, axis] = f"{stem}__dq"
         return self.made[name, axis]
 
@@ -261,18 +211,19 @@ class _Writer:
         self.model.graph.initializer.append(onnx.helper.make_tensor(name, self.element, shape, raw, raw=True))
         return name
 
-    def _node(self, op: str, inputs: list[str], output: str, doc_string: str, axis: int | None = None) -> None:
-        import onnx
 
-        self.nodes.append(onnx.helper.make_node(op, inputs, [output], output, doc_string, axis=axis))
+def _node(op: str, inputs: list[str], output: str, doc_string: str, axis: int | None = None) -> onnx.NodeProto:
+    import onnx
+
+    return onnx.helper.make_node(op, inputs, [output], output, doc_string, axis=axis)
 
 
 def _scales(amax: npt.NDArray[np.float32], most: float) -> npt.NDArray[np.float32]:
     """Steps that reach `amax`, as numbers that float16 has too; 1 where all is 0."""
     steps = amax / np.float32(most)
-    half = np.maximum(steps, _SMALLEST_SCALE).astype(np.float16)
+    half = np.clip(steps, _SMALLEST_SCALE, _LARGEST_SCALE).astype(np.float16)
     up = np.where(half.astype(np.float32) < steps, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
-    return np.where(steps > 0, up, 1).astype(np.float32)
+    return np.where(steps > _LARGEST_SCALE, steps, np.where(steps > 0, up, 1)).astype(np.float32)
 
 
 def _amax(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:

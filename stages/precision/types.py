@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -79,3 +80,10 @@ def captured(body: onnx.GraphProto) -> set[str]:
         for inner in bodies(node):
             names |= captured(inner)
     return names
+
+
+def names_read(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Names that nodes, or the bodies in them, may read."""
+    found = list(nodes)
+    names = {name for node in found for name in node.input}
+    return names.union(*(captured(body) for node in found for body in bodies(node)))
