@@ -27,7 +27,7 @@ from stages.scopes import Call, Scope
 if TYPE_CHECKING:
     from stages.compare import Array
 
-DEFAULT_METHOD = "entropy"
+DEFAULT_METHOD = "percentile"
 
 log = logging.getLogger(__name__)
 
