@@ -200,9 +200,31 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTypes:
+    """Whether an engine multiplies in the types that its ONNX model states. Types are `int8`, `float8`, `float16`, `bfloat16`,
+    `float32`; only convolutions, matrix products and recurrent layers count, for they are what a precision is for.
+
+    Attributes:
+        asked: ONNX nodes that multiply, by the type that the converted model states.
+        network: layers that multiply, by type, in the network that TensorRT's parser made of it; empty without TensorRT.
+        found: layers of the built engine that hold such nodes, by type, from the engine inspector; `not told` counts those
+            whose types it does not give. Empty where the engine could not be inspected.
+        confirmed: False where a layer has another type than was asked for; None where that can't be known here.
+        why_not: why it is not confirmed.
+    """
+
+    asked: dict[str, tuple[str, ...]]
+    network: dict[str, int]
+    found: dict[str, int]
+    confirmed: bool | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """One plan for one region. `verified` is `executed` or `not run here`; `note` says why a precision fell back;
-    `beside` are files in the plan's folder that hold its weights, each named `<SHA-256>.weights`; `bytes` counts them."""
+    `beside` are files in the plan's folder that hold its weights, each named `<SHA-256>.weights`; `bytes` counts them;
+    `types` says whether it computes in what was asked for."""
 
     region: str
     file: Path
@@ -215,6 +237,7 @@ class Engine:
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     beside: tuple[Path, ...] = ()
+    types: EngineTypes | None = None
 
 
 @dataclass(frozen=True, slots=True)
