@@ -49,12 +49,18 @@ class RegionReport:
 @dataclass(frozen=True, slots=True)
 class OutputError:
     """How far one output is from TensorFlow's: `max_rel_error` is max|a−b| / max|b|, infinite (null in JSON) where
-    they can't be compared; `why` says so then."""
+    they can't be compared; `why` says so then. `error` is by the metric asked for; None: that is the relative error."""
 
     name: str
     max_abs_error: float
     max_rel_error: float
     why: str = ""
+    error: float | None = None
+
+    @property
+    def measured(self) -> float:
+        """What the limit is for."""
+        return self.max_rel_error if self.error is None else self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Verification:
         engines_run: engine calls made.
         fallbacks: native segments that ran instead, by region and reason; any fails the verification.
         passed: None where verification was not asked for.
+        tolerance, metric: the largest error that passes, and what an error is.
     """
 
     inputs: tuple[dict[str, list[int]], ...]
@@ -74,6 +81,7 @@ class Verification:
     fallbacks: dict[str, dict[str, int]]
     passed: bool | None
     tolerance: float | None = None
+    metric: str = "relative"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,9 @@ class Report:
         if check.passed is None:
             lines.append("not verified")
         else:
-            worst = max((output.max_rel_error for output in check.outputs), default=0.0)
+            worst = max((output.measured for output in check.outputs), default=0.0)
             lines.append(
-                f"verified against TensorFlow: largest relative error {worst:.1e} (allowed {check.tolerance:.0e}), "
+                f"verified against TensorFlow: largest {check.metric} error {worst:.1e} (allowed {check.tolerance:.0e}), "
                 f"{_count(check.engines_run, 'engine call')}, {_count(_fallbacks(check.fallbacks), 'fallback')}"
             )
         return "\n".join(lines)

@@ -200,6 +200,40 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptHigher:
+    """A layer that computes in a higher precision than the fastest of its region: its ops, its precision, and the error with
+    the layer lowered too (`math.inf` where it overflows; None where the evaluations ran out before it was tried)."""
+
+    layer: str
+    ops: tuple[str, ...]
+    precision: str
+    error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The precisions that `precision="auto"` found for one region.
+
+    Attributes:
+        precision: the fastest that some of its layers have.
+        ops: the region's ops by precision.
+        error: of the model's outputs, with the regions before it as chosen; None where all of it is in fp32.
+        added_error: how much of that came with this region.
+        evaluations: assignments that were tried.
+        note: what limited the choice.
+    """
+
+    region: str
+    precision: str
+    ops: dict[str, tuple[str, ...]]
+    error: float | None
+    added_error: float
+    evaluations: int
+    kept_higher: tuple[KeptHigher, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineTypes:
     """Whether an engine multiplies in the types that its ONNX model states. Types are `int8`, `float8`, `float16`, `bfloat16`,
     `float32`; only convolutions, matrix products and recurrent layers count, for they are what a precision is for.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.generic]
 
-TOLERANCES = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3}
+TOLERANCES = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "auto": 2e-3}
 """Passing relative error by precision, where the user states none."""
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from stages.compare import Array, difference
+from stages.compare import TOLERANCES, Array, difference
 from stages.errors import VerifyError
 
 Metric: TypeAlias = "str | Callable[[Array, Array], float]"
@@ -19,6 +19,27 @@ METRICS = ("relative", "cosine", "top1")
 whose largest element is another one, over all samples together; of integers, the share of elements that differ."""
 LIMITS = {"cosine": 1e-3, "top1": 1e-2}
 """Passing error where the user states none; of `relative` it depends on the precision (`compare.TOLERANCES`)."""
+
+
+def default_limit(metric: Metric, precision: str) -> float:
+    """The largest error that passes where the user states none.
+
+    Raises:
+        VerifyError: the metric is a function of the user's.
+    """
+    if metric == "relative":
+        return TOLERANCES[precision]
+    if not isinstance(metric, str):
+        raise VerifyError(f"error metric {metric_name(metric)}: has no limit of its own", "give max_error")
+    return LIMITS[metric]
+
+
+def check_metric(metric: Metric) -> None:
+    """Raise a VerifyError where there is no such metric."""
+    if (isinstance(metric, str) and metric not in METRICS) or not (isinstance(metric, str) or callable(metric)):
+        raise VerifyError(
+            f"error metric {metric!r} is unknown", f"choose {', '.join(METRICS)}, or give a function from Python"
+        )
 
 
 def metric_name(metric: Metric) -> str:
