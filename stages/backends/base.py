@@ -16,7 +16,7 @@ from stages.artifacts import Profile
 from stages.engine_types import TypedLayer
 from stages.errors import BackendError
 
-PRECISIONS = ("fp32", "tf32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 
 @dataclass(frozen=True, slots=True)
