@@ -58,7 +58,7 @@ def verify(
     engine_op.reset_stats()
     actual = list(run_signature(saved_model, frozen.source.signature, calls))
     found = [[a[name] for name in frozen.output_names] for a in actual]
-    return judge(expected, found, frozen.output_names, calls, tolerance, metric)
+    return judge(expected, found, frozen.output_names, calls, tolerance, metric=metric)
 
 
 def verify_folder(
@@ -104,7 +104,7 @@ def verify_folder(
     names = interface.output_names
     wanted, tolerance = _as_before(before, precision, metric, max_error)
     found = [[a[n] for n in names] for a in actual]
-    return judge([[e[n] for n in names] for e in expected], found, names, calls, tolerance, wanted)
+    return judge([[e[n] for n in names] for e in expected], found, names, calls, tolerance, metric=wanted)
 
 
 def _as_before(
@@ -181,6 +181,7 @@ def judge(
     names: Sequence[str],
     calls: Sequence[Mapping[str, Array]],
     tolerance: float,
+    *,
     metric: Metric = "relative",
 ) -> Verification:
     """Compare runs output by output, with what the engines did meanwhile.

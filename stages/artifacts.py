@@ -284,12 +284,14 @@ class FailedRegion:
 
 @dataclass(frozen=True, slots=True)
 class EngineSet:
-    """Plans for the regions of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`), `<backend>.json`."""
+    """Plans for the regions of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`), `<backend>.json`.
+    `choices` are the precisions that were found for the regions, where they were searched."""
 
     folder: Path
     partition: Partition
     engines: tuple[Engine, ...]
     failed: tuple[FailedRegion, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,11 @@ opened, which needs its GPU.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stages.artifacts import EngineTypes
-from stages.onnx_files import without_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -40,37 +39,31 @@ def asked_types(model: onnx.ModelProto) -> dict[str, str]:
     """The type in which each ONNX node that multiplies does so, by node name; weights may be missing from the model.
 
     A node multiplies in int8 or float8 if all that it multiplies comes from DequantizeLinear.
+
+    Raises:
+        BuildError: ONNX's type inference rejects the model.
     """
-    import onnx
+    from stages.precision.types import Types
 
-    light = without_weights(model)
-    del light.graph.value_info[:]  # they may be of the model before its conversion
-    for tensor in model.graph.initializer:
-        light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    elements = Types.of(model, "types").elements
+    nodes = list(_all_nodes(model.graph))
+    makers = {name: node for node in nodes for name in node.output}
     found: dict[str, str] = {}
-    _collect(onnx.shape_inference.infer_shapes(light).graph, {}, {}, found)
-    return found
-
-
-def _collect(
-    graph: onnx.GraphProto, elements: dict[str, int], makers: dict[str, onnx.NodeProto], found: dict[str, str]
-) -> None:
-    """`elements` and `makers` grow by what this graph holds: element types of tensors, and the nodes that make them."""
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        elements[value.name] = value.type.tensor_type.elem_type
-    elements |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    makers |= {name: node for node in graph.node for name in node.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t") and node.op_type == "Constant":
-                elements[node.output[0]] = attribute.t.data_type
-            if attribute.HasField("g"):
-                _collect(attribute.g, elements, makers, found)
+    for node in nodes:
         if node.op_type in MULTIPLY:
             multiplied = [name for name in node.input[:2] if name]
             types = {_type_name(_source(name, elements, makers)) for name in multiplied}
-            plain = _type_name(elements.get(multiplied[0], 0))
-            found[node.name] = types.pop() if len(types) == 1 else plain
+            found[node.name] = types.pop() if len(types) == 1 else _type_name(elements.get(multiplied[0], 0))
+    return found
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Names of tensors are unique in a model, bodies of loops and branches included."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
 
 
 def _source(name: str, elements: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]) -> int:

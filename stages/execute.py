@@ -14,14 +14,19 @@ from stages.errors import VerifyError
 class Session:
     """An ONNX model ready to run.
 
+    Args:
+        optimise: False: every node is computed as it stands. Optimised, float16 beside Q/DQ pairs comes out wrong.
+
     Raises:
         VerifyError: ONNX Runtime does not load the model.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, *, optimise: bool = True) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         self._name = model.name
         try:

@@ -515,7 +515,9 @@ def test_texts_of_the_model_run_no_script(tmp_path: Path, tab: chromium.Page) ->
     (region,) = report.regions
     region = replace(region, ops=(EVIL, *region.ops[1:]), inputs=(Tensor(EVIL, "float32", None),))
     report = replace(report, model=EVIL, regions=(region,))
-    page = render(report, replace(picture, nodes=nodes), {"region_0": Insides(((EVIL, EVIL),), (Layers((TypedLayer(EVIL),)),))})
+    page = render(
+        report, replace(picture, nodes=nodes), {"region_0": Insides(((EVIL, EVIL),), (Layers((TypedLayer(EVIL),)),))}
+    )
     (tmp_path / "page.html").write_text(page)
     tab.open(tmp_path / "page.html", anchor="#region_0")
     assert EVIL_START in details(tab)

@@ -3,7 +3,7 @@
 `search.py` searches, `trial.py` says what an assignment does to the model's outputs, `mixed.py` writes it into ONNX.
 """
 
-from stages.autoprecision.choose import LADDER, choose, demote
+from stages.autoprecision.choose import LADDER, AutoOptions, choose, demote
 from stages.autoprecision.mixed import mixed
 
-__all__ = ["LADDER", "choose", "demote", "mixed"]
+__all__ = ["LADDER", "AutoOptions", "choose", "demote", "mixed"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,10 +15,10 @@ from stages.artifacts import Choice, KeptHigher, Partition, Region, layer_of
 from stages.autoprecision.mixed import mixed
 from stages.autoprecision.search import Assignment, Found, Layer, search
 from stages.autoprecision.trial import RegionTrial, Trial, in_order
+from stages.calibrating import Ranges, scopes_of
 from stages.compare import TOLERANCES, Array
-from stages.errors import BuildError
-from stages.graph import Graph
-from stages.metrics import Metric
+from stages.errors import BuildError, VerifyError
+from stages.metrics import Metric, check_metric
 from stages.precision import Range
 from stages.scopes import Call, Scope, usable
 from stages.work import estimate_work
@@ -30,37 +29,44 @@ LADDER = ("int8", "fp16", "fp32")
 """The fastest first. int8 needs ranges from samples; fp8 and bf16 are taken only where they are asked for by name."""
 
 
-def choose(
-    partition: Partition,
-    samples: Sequence[Mapping[str, Array]],
-    *,
-    metric: Metric,
-    limit: float,
-    ranges: Mapping[str, Mapping[str, Range]],
-    scratch: Path,
-) -> tuple[Choice, ...]:
+@dataclass(frozen=True, slots=True)
+class AutoOptions:
+    """What `precision="auto"` searches by.
+
+    Attributes:
+        samples: inputs of the model by tensor name.
+        metric, limit: the largest error of the model's outputs, with all regions as chosen.
+        choices: what an earlier search found, one for each region: there is no other then.
+    """
+
+    samples: Sequence[Mapping[str, Array]] = ()
+    metric: Metric = "relative"
+    limit: float = TOLERANCES["auto"]
+    choices: tuple[Choice, ...] = ()
+
+
+def choose(partition: Partition, options: AutoOptions, ranges: Ranges, *, scratch: Path) -> tuple[Choice, ...]:
     """Search the precisions of each region, one after the other in the order in which they run.
 
     Args:
-        samples: inputs by tensor name.
-        metric, limit: the largest error of the model's outputs, with all regions as chosen.
-        ranges: of tensors, by the region's digest; regions that have none are not quantised.
+        ranges: of tensors; regions that have none are not quantised.
         scratch: folder for passing copies of models.
 
     Raises:
-        VerifyError: TensorFlow can't run the model on the samples, or the metric can't be had.
+        VerifyError: there is no such metric, the limit is not positive, TensorFlow can't run the model on the samples, or
+            the metric can't be had.
     """
+    check_metric(options.metric)
+    if not options.limit > 0:
+        raise VerifyError(f"auto: the largest error {options.limit} leaves room for nothing", "--max-error above 0")
+    if options.choices:
+        return options.choices
     found: dict[str, Choice] = {}
     with ExitStack() as stack:
-        scopes = deque([Scope(Graph(partition.frozen))])
-        while scopes:
-            scope = scopes.popleft()
-            stack.callback(scope.close)
-            regions = [region for region in partition.regions if region.scope == scope.graph.scope]
+        for scope, regions in scopes_of(partition, stack):
             if regions:
-                chooser = _Chooser(scope, usable(scope, samples), metric, limit, ranges, scratch)
+                chooser = _Chooser(scope, usable(scope, options.samples), options, ranges, scratch)
                 found |= {region.name: chooser.choose(region) for region in in_order(scope.graph, regions)}
-            scopes.extend(scope.inner(regions))
     return tuple(found[region.name] for region in partition.regions)
 
 
@@ -68,17 +74,12 @@ class _Chooser:
     """Chooses for the regions of one graph."""
 
     def __init__(
-        self,
-        scope: Scope,
-        calls: Sequence[Call],
-        metric: Metric,
-        limit: float,
-        ranges: Mapping[str, Mapping[str, Range]],
-        scratch: Path,
+        self, scope: Scope, calls: Sequence[Call], options: AutoOptions, ranges: Ranges, scratch: Path
     ) -> None:
-        self._trial = Trial(scope, calls, metric)
+        self._trial = Trial(scope, calls, options.metric)
         # Where only the region's own outputs can be compared, it is by relative error, whatever the metric.
-        self._limit = limit if self._trial.whole or metric == "relative" else TOLERANCES["fp16"]
+        whole = self._trial.whole or options.metric == "relative"
+        self._limit = options.limit if whole else TOLERANCES["fp16"]
         self._error = 0.0
         """Of the model with the regions chosen so far."""
         self._ranges = ranges
@@ -87,12 +88,12 @@ class _Chooser:
         self._work = {name: work.flops for name, work in estimate_work(scope.graph, sizes).items()}
 
     def choose(self, region: Region) -> Choice:
-        candidate = _Candidate(region, self._ranges.get(region.digest, {}), self._trial.begin(region), self._scratch)
+        candidate = _Candidate(region, *self._ranges.of_region(region), self._trial.begin(region), self._scratch)
         layers: dict[str, list[str]] = {}
         for op in region.ops:
             layers.setdefault(layer_of(op), []).append(op)
         weighed = [Layer(name, sum(self._work.get(op, 0) for op in ops) or 1) for name, ops in layers.items()]
-        ladder = LADDER if candidate.ranges else LADDER[1:]
+        ladder = LADDER if candidate.ranges or candidate.fixed else LADDER[1:]
         found = search(weighed, ladder, lambda assignment: candidate.error(layers, assignment), self._limit)
         choice = _choice(region, layers, found, ladder)
         if found.error is not None and self._trial.whole:
@@ -111,6 +112,7 @@ class _Candidate:
 
     region: Region
     ranges: Mapping[str, Range]
+    fixed: Mapping[str, Range]
     trial: RegionTrial
     scratch: Path
 
@@ -130,7 +132,8 @@ class _Candidate:
     def _write(self, layers: Mapping[str, Sequence[str]], assignment: Assignment, folder: Path) -> Path:
         """The model in these precisions, as a file in `folder`."""
         proto, weights = onnx_files.load_model(self.region.model)
-        converted = mixed(proto, _by_precision(layers, assignment), weights, self.ranges)
+        ops = _by_precision(layers, assignment)
+        converted = mixed(proto, ops, weights, ranges=self.ranges, fixed=self.fixed)
         path = folder / "model.onnx"
         onnx_files.save_model(converted, path, weights)
         return path

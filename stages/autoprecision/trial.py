@@ -116,7 +116,7 @@ class RegionTrial:
         Raises:
             VerifyError: ONNX Runtime does not load or run the model.
         """
-        session = Session(model)
+        session = Session(model, optimise=False)
         return [
             {tensor: values[f"output_{i}"] for i, tensor in enumerate(self._region.outputs)}
             for values in (session.run(inputs) for inputs in self.inputs)
