@@ -202,12 +202,13 @@ class Fingerprint:
 @dataclass(frozen=True, slots=True)
 class KeptHigher:
     """A layer that computes in a higher precision than the fastest of its region: its ops, its precision, and the error with
-    the layer lowered too (`math.inf` where it overflows; None where the evaluations ran out before it was tried)."""
+    the layer lowered too; None where that is no number, and `why` says so."""
 
     layer: str
     ops: tuple[str, ...]
     precision: str
     error: float | None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from stages import onnx_files
 from stages.artifacts import Choice, KeptHigher, Partition, Region, layer_of
 from stages.autoprecision.mixed import mixed
-from stages.autoprecision.search import Assignment, Found, Layer, search
+from stages.autoprecision.search import Assignment, Found, KeptLayer, Layer, search
 from stages.autoprecision.trial import RegionTrial, Trial, in_order
 from stages.calibrating import Ranges, scopes_of
 from stages.compare import TOLERANCES, Array
@@ -148,13 +148,19 @@ def _by_precision(layers: Mapping[str, Sequence[str]], assignment: Assignment) -
 
 def _choice(region: Region, layers: Mapping[str, Sequence[str]], found: Found, ladder: Sequence[str]) -> Choice:
     ops = _by_precision(layers, found.precisions)
-    kept = tuple(
-        KeptHigher(layer.name, tuple(layers[layer.name]), found.precisions[layer.name], layer.error)
-        for layer in found.kept
-    )
+    kept = tuple(_kept(layer, layers[layer.name], found.precisions[layer.name]) for layer in found.kept)
     fastest = next(precision for precision in ladder if precision in ops)
     note = "" if "int8" in ladder else "int8 was not tried: it takes --samples to find ranges on"
     return Choice(region.name, fastest, ops, found.error, found.error or 0.0, found.evaluations, kept, note)
+
+
+def _kept(layer: KeptLayer, ops: Sequence[str], precision: str) -> KeptHigher:
+    if layer.error is None:
+        return KeptHigher(layer.name, tuple(ops), precision, None, f"not tried in {layer.refused}: the trials ran out")
+    if not math.isfinite(layer.error):
+        why = f"in {layer.refused} the result is infinite or NaN, or can't be had"
+        return KeptHigher(layer.name, tuple(ops), precision, None, why)
+    return KeptHigher(layer.name, tuple(ops), precision, layer.error, f"refused in {layer.refused}")
 
 
 def demote(choices: Sequence[Choice]) -> tuple[Choice, ...] | None:
