@@ -119,7 +119,7 @@ def _as_before(
         )
     if max_error is not None:
         return wanted, max_error
-    known = before.tolerance if wanted == before.metric else None
+    known = before.tolerance if metric_name(wanted) == before.metric else None
     return wanted, default_limit(wanted, precision) if known is None else known
 
 

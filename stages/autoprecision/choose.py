@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stages import onnx_files
 from stages.artifacts import Choice, KeptHigher, Partition, Region, layer_of
-from stages.autoprecision.mixed import mixed
+from stages.autoprecision.mixed import mixed, rounded
 from stages.autoprecision.search import Assignment, Found, KeptLayer, Layer, search
 from stages.autoprecision.trial import RegionTrial, Trial, in_order
 from stages.calibrating import Ranges, scopes_of
@@ -133,7 +133,7 @@ class _Candidate:
         """The model in these precisions, as a file in `folder`."""
         proto, weights = onnx_files.load_model(self.region.model)
         ops = _by_precision(layers, assignment)
-        converted = mixed(proto, ops, weights, ranges=self.ranges, fixed=self.fixed)
+        converted = rounded(mixed(proto, ops, weights, ranges=self.ranges, fixed=self.fixed))
         path = folder / "model.onnx"
         onnx_files.save_model(converted, path, weights)
         return path

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from stages import precision
 from stages.precision import Range
+from stages.precision.types import Types
 
 if TYPE_CHECKING:
     import onnx
 
     from stages.compare import Array
+
+
+def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with an Identity behind every float16 result, so that ONNX Runtime really rounds it.
+
+    It has few float16 kernels for a CPU, computes in float32 between casts, and takes out a cast to float16 that is followed
+    by one back, even when it is told not to optimise: sums above 65,504, which are infinite in TensorRT, then stay finite.
+    """
+    import onnx
+
+    elements = Types.of(model, "auto").elements
+    halves = {name for name, element in elements.items() if element == onnx.TensorProto.FLOAT16}
+    _round(model.graph, halves)
+    return model
+
+
+def _round(graph: onnx.GraphProto, halves: Collection[str]) -> None:
+    import onnx
+
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _round(attribute.g, halves)
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            if name in halves:
+                node.output[index] = f"{name}__computed"
+                nodes.append(onnx.helper.make_node("Identity", [node.output[index]], [name]))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def mixed(

@@ -117,9 +117,9 @@ class RegionTrial:
             VerifyError: ONNX Runtime does not load or run the model.
         """
         session = Session(model, optimise=False)
+        names = {f"output_{i}": tensor for i, tensor in enumerate(self._region.outputs)}
         return [
-            {tensor: values[f"output_{i}"] for i, tensor in enumerate(self._region.outputs)}
-            for values in (session.run(inputs) for inputs in self.inputs)
+            {names[name]: value for name, value in session.run(inputs, list(names)).items()} for inputs in self.inputs
         ]
 
     def error(self, model: Path) -> float:
