@@ -102,12 +102,7 @@ def _angle(expected: Array, actual: Array) -> float:
     lengths = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
     both = (lengths[0] > 0) & (lengths[1] > 0)
     cosine = np.where(lengths[0] == lengths[1], 1.0, 0.0)  # where both are zero they are equal
-    np.divide(
-        np.abs(np.sum(a.conj() * b, -1)) if wide is np.complex128 else np.sum(a * b, -1),
-        lengths[0] * lengths[1],
-        out=cosine,
-        where=both,
-    )
+    np.divide(np.sum(a * b.conj(), -1).real, lengths[0] * lengths[1], out=cosine, where=both)
     return float(max(0.0, 1 - np.min(cosine, initial=1.0)))
 
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from stages.backends.base import BuildOptions, BuildOutcome
-from stages.backends.inspector import parse_layers
+from stages.backends.inspector import engine_layers, parse_layers
 from stages.backends.isolated import Worker
 from stages.engine_types import TypedLayer, asked_types, compare_network, confirm
 from stages.enginecache import EngineCache, compile_region
@@ -195,3 +195,17 @@ def test_a_region_without_products_has_nothing_to_confirm() -> None:
     types = compare_network(asked_types(relu), [])
     assert confirm(types, [TypedLayer("r", ("r",), ("float16",))]) == types
     assert types.why_not == "nothing in it multiplies"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_built_engine_has_the_types_that_were_asked_for(precision: str, tmp_path: Path) -> None:
+    proto = quantised() if precision == "int8" else convert(tiny.conv(layers=2, batch=2), precision)
+    outcome = build(proto, tmp_path)
+    assert outcome.built, outcome.failure
+    (layers,) = engine_layers("tensorrt_rtx", [tmp_path / "plan"])
+    assert layers.layers, layers.why_not
+    types = confirm(compare_network(asked_types(proto), outcome.network), layers.layers, layers.why_not)
+    print(types, layers)  # what the library tells differs by version
+    assert types.confirmed is not False, types.why_not
+    assert types.confirmed or "does not tell" in types.why_not
