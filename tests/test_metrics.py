@@ -59,7 +59,9 @@ def test_cosine_is_that_of_the_worst_row_whatever_its_length() -> None:
     assert error("cosine", rows, rows * 3) == 0
     assert error("cosine", rows, turned) == 1
     assert error("cosine", rows, np.zeros_like(rows)) == 1
-    assert error("cosine", np.array([3e38, 3e38], np.float32), np.array([3e38, 0], np.float32)) == pytest.approx(1 - 2**-0.5)
+    assert error("cosine", np.array([3e38, 3e38], np.float32), np.array([3e38, 0], np.float32)) == pytest.approx(
+        1 - 2**-0.5
+    )
     assert error("cosine", np.array([1, 2]), np.array([1, 3])) == 1, "indices are equal or not"
     assert error("cosine", np.array([1 + 1j]), np.array([-1 - 1j])) == pytest.approx(2)
 
@@ -72,7 +74,9 @@ def test_a_function_is_called_for_each_sample_and_the_largest_counts() -> None:
     assert error(gap, [ones, ones, ones], [ones, ones * 2, ones]) == 3
 
 
-@pytest.mark.parametrize("bad", [lambda a, b: math.nan, lambda a, b: -1.0, lambda a, b: None, lambda a, b: 1 / 0, lambda a: 0.0])
+@pytest.mark.parametrize(
+    "bad", [lambda a, b: math.nan, lambda a, b: -1.0, lambda a, b: None, lambda a, b: 1 / 0, lambda a: 0.0]
+)
 def test_a_function_that_gives_no_error_is_named(bad: object) -> None:
     with pytest.raises(VerifyError, match="error metric <lambda> of output out") as caught:
         error(bad, SCORES, SCORES)
