@@ -181,5 +181,5 @@ def engine_options(
         time_limit_seconds=config.time_limit_seconds,
         use_cache=config.cache,
         calibration=CalibrationOptions(config.samples, config.calibration, config.calibration_table),
-        auto=AutoOptions(samples, config.error_metric, config.tolerance),
+        auto=AutoOptions(samples, config.error_metric, config.tolerance, drawn=config.samples is None),
     )

@@ -37,12 +37,14 @@ class AutoOptions:
         samples: inputs of the model by tensor name.
         metric, limit: the largest error of the model's outputs, with all regions as chosen.
         choices: what an earlier search found, one for each region: there is no other then.
+        drawn: the samples are random; choices say so.
     """
 
     samples: Sequence[Mapping[str, Array]] = ()
     metric: Metric = "relative"
     limit: float = TOLERANCES["auto"]
     choices: tuple[Choice, ...] = ()
+    drawn: bool = False
 
 
 def choose(partition: Partition, options: AutoOptions, ranges: Ranges, *, scratch: Path) -> tuple[Choice, ...]:
@@ -80,6 +82,9 @@ class _Chooser:
         # Where only the region's own outputs can be compared, it is by relative error, whatever the metric.
         whole = self._trial.whole or options.metric == "relative"
         self._limit = options.limit if whole else TOLERANCES["fp16"]
+        self._notes = ["judged on random inputs, not --samples"] if options.drawn else []
+        if not self._trial.whole:
+            self._notes.append("compared where the region ends, by relative error")
         self._error = 0.0
         """Of the model with the regions chosen so far."""
         self._ranges = ranges
@@ -100,8 +105,8 @@ class _Chooser:
             candidate.keep(layers, found.precisions)
             choice = replace(choice, added_error=found.error - self._error)
             self._error = found.error
-        if not self._trial.whole:
-            choice = replace(choice, note=f"{choice.note}; compared where the region ends".removeprefix("; "))
+        notes = [choice.note, *self._notes]
+        choice = replace(choice, note="; ".join(filter(None, notes)))
         log.info("%s: %s, error %s, %d trials", region.name, choice.precision, choice.error, choice.evaluations)
         return choice
 
