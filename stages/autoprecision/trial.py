@@ -123,11 +123,13 @@ class RegionTrial:
         ]
 
     def error(self, model: Path) -> float:
-        """The error with this ONNX model; infinite where ONNX Runtime can't run it.
+        """The error with this ONNX model; infinite where ONNX Runtime can't run it, or there is nothing to run it on.
 
         Raises:
             VerifyError: the metric can't be had.
         """
+        if not self.inputs:
+            return math.inf
         try:
             results = self.run(model)
         except VerifyError as failed:
