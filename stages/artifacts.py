@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -222,6 +222,8 @@ class Choice:
         added_error: how much of that came with this region.
         evaluations: assignments that were tried.
         note: what limited the choice.
+        without_int8: the same with fp16 in place of int8, for back ends that can't build that; empty where it breaks the limit
+            or there is no int8.
     """
 
     region: str
@@ -232,6 +234,7 @@ class Choice:
     evaluations: int
     kept_higher: tuple[KeptHigher, ...] = ()
     note: str = ""
+    without_int8: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from stages.compare import Array
 
+_WITHOUT_INT8 = "auto without int8"
 _FALLBACK = {
     "fp32": ("fp32",),
     "tf32": ("tf32", "fp32"),
@@ -37,7 +38,7 @@ _FALLBACK = {
     "bf16": ("bf16", "fp32"),
     "int8": ("int8", "fp16", "fp32"),
     "fp8": ("fp8", "fp16", "fp32"),
-    "auto": ("auto", "fp32"),
+    "auto": ("auto", _WITHOUT_INT8, "fp32"),
 }
 TABLE = "calibration.json"
 """The file in a build's folder that holds the ranges that were used."""
@@ -158,6 +159,8 @@ class _Compiler:
         plan = folder / f"{backend.name}{backend.suffix}"
         failures: list[str] = []
         for wanted in dict.fromkeys(_precisions(self.options.precision, backend.device)):
+            if not models.known(wanted):
+                continue
             used = models.name(wanted)
             if used == "bf16" and backend.device == "cpu":
                 failures.append("bf16: ONNX Runtime has no bfloat16 kernels for a CPU")
@@ -216,7 +219,13 @@ class _Models:
 
     def name(self, wanted: str) -> str:
         """What a precision comes to: auto to the fastest that was chosen."""
-        return self._choice.precision if self._choice and wanted == "auto" else wanted
+        if self._choice is None or wanted not in ("auto", _WITHOUT_INT8):
+            return wanted
+        return self._choice.precision if wanted == "auto" else "fp16"
+
+    def known(self, wanted: str) -> bool:
+        """False for auto without int8 where that is no choice."""
+        return wanted != _WITHOUT_INT8 or (self._choice is not None and bool(self._choice.without_int8))
 
     def get(self, wanted: str, device: str) -> tuple[Path, str, dict[str, str] | None]:
         """The model to compile for a device, its SHA-256, and the types that it states, if that can be known.
@@ -244,8 +253,8 @@ class _Models:
     ) -> onnx.ModelProto:
         seen, fixed = self._ranges.of_region(self._region)
         # Beside float16, ONNX Runtime computes Q/DQ on a CPU slowly, and after its optimisation wrongly.
-        if wanted == "auto" and self._choice:
-            ops = self._choice.ops
+        if self._choice and wanted in ("auto", _WITHOUT_INT8):
+            ops = self._choice.ops if wanted == "auto" else self._choice.without_int8
             return mixed(model, ops, weights, ranges=seen, fixed=fixed, quantised_only=device == "cpu")
         rest = "fp32" if device == "cpu" else "fp16"
         model = precision.convert(model, wanted, weights, ranges=seen, fixed=fixed, rest=rest)

@@ -101,6 +101,11 @@ class _Chooser:
         ladder = LADDER if candidate.ranges or candidate.fixed else LADDER[1:]
         found = search(weighed, ladder, lambda assignment: candidate.error(layers, assignment), self._limit)
         choice = _choice(region, layers, found, ladder)
+        if "int8" in found.precisions.values():
+            higher = {name: "fp16" if p == "int8" else p for name, p in found.precisions.items()}
+            if candidate.error(layers, higher) <= self._limit:
+                choice = replace(choice, without_int8=_by_precision(layers, higher))
+            choice = replace(choice, evaluations=choice.evaluations + 1)
         if found.error is not None and self._trial.whole:
             candidate.keep(layers, found.precisions)
             choice = replace(choice, added_error=found.error - self._error)
