@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
     )
     common.set_defaults(min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False)
-    common.set_defaults(tensorboard=False, build_at_runtime=False, no_fixed_sizes=False)
+    common.set_defaults(tensorboard=False, build_at_runtime=False, no_fixed_sizes=False, error_metric=None)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     build = _stage(add, "build", "Stage 4: a plan for every region.", "split")
     _build_options(build)
     _precision_option(build)
-    _samples_option(build)
+    _verify_options(build)
+    _shape_option(build)
     _stitch_options(_stage(add, "stitch", "Stage 5: the model with engines in it.", "build"))
     inspect = add(
         "inspect", "Say what would be converted, without building; or what lies in a folder or file of GraftRT's."
@@ -166,16 +167,6 @@ def _candidate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _samples_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--samples",
-        type=Path,
-        action="append",
-        metavar="NPZ",
-        help="real inputs, one array per input, or a folder of such files; may be repeated",
-    )
-
-
 def _shape_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
@@ -184,7 +175,13 @@ def _shape_option(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT=MIN,OPT,MAX",
         help="sizes of an input, as x=1x224x224x3,8x224x224x3,32x224x224x3; repeat for more inputs or profiles",
     )
-    _samples_option(parser)
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        action="append",
+        metavar="NPZ",
+        help="real inputs, one array per input, or a folder of such files; may be repeated",
+    )
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
@@ -216,7 +213,10 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
 
 def _precision_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--precision", default="fp32", choices=("fp32", "tf32", "fp16", "bf16", "int8", "fp8"), help="default: fp32"
+        "--precision",
+        default="fp32",
+        choices=("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "auto"),
+        help="default: fp32; auto: for every layer the fastest that --max-error allows",
     )
     parser.add_argument(
         "--calibration",
@@ -246,7 +246,12 @@ def _stitch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-error", type=float, metavar="E", help="largest relative error (default: by precision)")
+    parser.add_argument("--max-error", type=float, metavar="E", help="largest error (default: by precision and metric)")
+    parser.add_argument(
+        "--error-metric",
+        choices=("relative", "cosine", "top1"),
+        help="what an error is: max|a-b| / max|b|, 1 - cosine, share of other top-1 answers (default: relative)",
+    )
 
 
 def import_tensorflow_quietly() -> None:

@@ -15,7 +15,7 @@ from pipeline.page import write_page
 from pipeline.progress import ConsoleProgress
 from pipeline.reasons import by_layer
 from pipeline.reasons import lines as reason_lines
-from pipeline.run import Progress, Quiet, convert, freeze_model
+from pipeline.run import Progress, Quiet, convert, freeze_model, samples_of
 from pipeline.verify import explain, verify_folder
 from stages import backends, op_libraries, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
@@ -91,6 +91,8 @@ def _config(options: argparse.Namespace) -> Config:
         keep_stages=options.keep_stages,
         tensorboard=options.tensorboard,
     )
+    if options.error_metric is not None:
+        config = replace(config, error_metric=options.error_metric)
     if options.calibration is not None:
         config = replace(config, calibration=options.calibration)
     if options.max_profiles is not None:
@@ -132,9 +134,11 @@ def _split(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    chosen = engine_options(_config(options), backends.choose(options.backend))
+    config, partition = _config(options), storage.load(Partition, options.folder)
+    samples = samples_of(partition.frozen, config) if config.precision == "auto" else ()
+    chosen = engine_options(config, backends.choose(options.backend), samples)
     with _progress(options).stage("build"):
-        engines = build(storage.load(Partition, options.folder), options.out, options=chosen)
+        engines = build(partition, options.out, options=chosen)
     lines = [f"{len(engines.engines)} engines for {len(engines.partition.regions)} regions"]
     lines += [
         f"{e.region}: {e.fingerprint.backend} {e.fingerprint.precision}, {e.bytes / 1e6:.1f} MB"
@@ -157,9 +161,15 @@ def _stitch(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     config = _config(options)
     with _progress(options).stage("verify"):
-        check = verify_folder(options.folder, shapes=config.shapes, samples=config.samples, max_error=config.max_error)
-    worst = max((output.max_rel_error for output in check.outputs), default=0.0)
-    _tell(options, check, [f"largest relative error {worst:.1e}, {check.engines_run} engine calls"])
+        check = verify_folder(
+            options.folder,
+            shapes=config.shapes,
+            samples=config.samples,
+            max_error=config.max_error,
+            metric=options.error_metric,
+        )
+    worst = max((output.measured for output in check.outputs), default=0.0)
+    _tell(options, check, [f"largest {check.metric} error {worst:.1e}, {check.engines_run} engine calls"])
     if not check.passed:
         raise VerifyError(explain(check), "convert the model on this machine, or for this machine's GPU")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.artifacts import ShapeRange
+from stages.autoprecision import AutoOptions
 from stages.build import EngineOptions
 from stages.calibrating import DEFAULT_METHOD, CalibrationOptions
-from stages.compare import TOLERANCES
+from stages.compare import TOLERANCES, Array
 from stages.errors import ConversionError
+from stages.metrics import Metric, check_metric, default_limit
 from stages.model import Scalar
 from stages.precision.histogram import METHODS
 from stages.samples import Samples
@@ -24,7 +26,8 @@ class Config:
     """How to convert a model.
 
     Attributes:
-        precision: `fp32` (IEEE, TensorRT's TF32 off), `tf32`, `fp16`, `bf16`, `int8` or `fp8`.
+        precision: `fp32` (IEEE, TensorRT's TF32 off), `tf32`, `fp16`, `bf16`, `int8` or `fp8`; `auto` gives every layer the
+            fastest of int8 (where there are samples to find ranges on), fp16 and fp32 that `max_error` allows.
         calibration: how int8 takes ranges from the samples: `entropy`, `minmax`, `percentile` or `mse`.
         calibration_table: the `calibration.json` of an earlier conversion of the same model, to take ranges from instead.
         backend: `auto`, or names with commas between: `tensorrt`, `tensorrt_rtx`, `onnxruntime`. `auto` takes the
@@ -37,8 +40,10 @@ class Config:
         keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
         min_region: smallest number of computing ops that make an engine; None: as many as pay for its boundary, by an
             estimate from shapes.
-        max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16,
-            2e-2 for bf16, 0.3 for int8 and fp8.
+        max_error: largest error of any output; None: of the relative error 1e-5 for fp32, 2e-3 for tf32 and fp16, 2e-2 for
+            bf16, 1e-2 for auto, 0.3 for int8 and fp8; 1e-3 for cosine, 1e-2 for top1.
+        error_metric: `relative`, max|a−b| / max|b|; `cosine`, 1 − cosine of the angle; `top1`, the share of rows whose largest
+            element is another one; or a function of one output, (expected, actual), that returns its error, 0 if equal.
         signature, tags: which signature of a SavedModel; None: `serving_default` (or the only one), and `serve`.
         inputs, outputs: tensors of a frozen `.pb` or a checkpoint; None: guessed where unambiguous.
         constants: inputs that are to be none, with the value that they always have, as `{"is_training": False}`; what
@@ -68,6 +73,7 @@ class Config:
     keep_in_tf: tuple[str, ...] = ()
     min_region: int | None = None
     max_error: float | None = None
+    error_metric: Metric = "relative"
     signature: str | None = None
     tags: tuple[str, ...] | None = None
     inputs: tuple[str, ...] | None = None
@@ -98,6 +104,11 @@ class Config:
             raise ConversionError(f"max_profiles {self.max_profiles} is not positive", "choose 1 or more")
         if self.max_error is not None and not self.max_error >= 0:
             raise ConversionError(f"max_error {self.max_error} is no largest error", "choose 0 or more")
+        if self.max_error == 0 and self.precision == "auto":
+            raise ConversionError("max_error 0 leaves auto nothing to choose", "choose more than 0, or precision fp32")
+        check_metric(self.error_metric)
+        if self.max_error is None:
+            default_limit(self.error_metric, self.precision)  # refuses a function without a limit
         if not self.time_limit_seconds > 0:
             raise ConversionError(f"time_limit_seconds {self.time_limit_seconds} is not positive", "choose 60 or more")
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -108,8 +119,8 @@ class Config:
 
     @property
     def tolerance(self) -> float:
-        """The largest relative error that passes verification."""
-        return TOLERANCES[self.precision] if self.max_error is None else self.max_error
+        """The largest error that passes verification."""
+        return default_limit(self.error_metric, self.precision) if self.max_error is None else self.max_error
 
 
 def shape_range(text: str) -> ShapeRange:
@@ -159,8 +170,15 @@ def split_options(config: Config, backend: str) -> SplitOptions:
     )
 
 
-def engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
-    """What `stages.build` needs of a configuration; `names` are the back ends that were chosen."""
+def engine_options(
+    config: Config, names: tuple[str, ...], samples: Sequence[Mapping[str, Array]] = ()
+) -> EngineOptions:
+    """What `stages.build` needs of a configuration.
+
+    Args:
+        names: the back ends that were chosen.
+        samples: what auto compares on, by tensor name.
+    """
     return EngineOptions(
         backends=names,
         precision=config.precision,
@@ -170,4 +188,5 @@ def engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
         fixed_sizes=config.fixed_sizes,
         use_cache=config.cache,
         calibration=CalibrationOptions(config.samples, config.calibration, config.calibration_table),
+        auto=AutoOptions(samples, config.error_metric, config.tolerance, drawn=config.samples is None),
     )

@@ -12,14 +12,15 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import page_sections
 from pipeline.picture import Picture
-from pipeline.report import RegionReport, Report
+from pipeline.report import EngineReport, RegionReport, Report, kept_line
 from stages import backends, recordjson
 from stages.backends.inspector import Layers, engine_layers
+from stages.engine_types import confirm
 
 PAGE = "report.html"
 PICTURE = "graph.json"
@@ -39,12 +40,17 @@ class Insides:
 
 def write_page(folder: Path) -> Path:
     """Write `folder/report.html` from `report.json`, `graph.json` and the regions' files, in place of one that is there.
+    What the engines' layers confirm goes into `report.json`.
 
     Raises:
         ArtifactError: `folder` is not what `convert` wrote, or a file is damaged.
     """
     report = Report.read(folder / "report.json")
-    page = render(report, Picture.read(folder / PICTURE), read_insides(report, folder))
+    insides = read_insides(report, folder)
+    confirmed = confirm_types(report, insides)
+    if confirmed != report:
+        confirmed.write(folder / "report.json")
+    page = render(confirmed, Picture.read(folder / PICTURE), insides)
     partial = folder / f".{PAGE}.partial"
     partial.write_text(page, encoding="utf-8")
     return partial.replace(folder / PAGE)
@@ -64,6 +70,24 @@ def read_insides(report: Report, folder: Path) -> dict[str, Insides]:
         )
         for region in report.regions
     }
+
+
+def confirm_types(report: Report, insides: Mapping[str, Insides]) -> Report:
+    """The report with what the layers of the engines say of their types."""
+
+    def confirmed(engine: EngineReport, layers: Layers) -> EngineReport:
+        types = engine.types and confirm(engine.types, layers.layers, layers.why_not)
+        if types is not None and types.confirmed is None and engine.types is not None and engine.types.found:
+            return engine  # it was asked on another machine, where the plan could be opened
+        return replace(engine, types=types)
+
+    return replace(
+        report,
+        regions=tuple(
+            replace(region, engines=tuple(map(confirmed, region.engines, insides[region.name].layers)))
+            for region in report.regions
+        ),
+    )
 
 
 def _onnx_nodes(model: Path) -> tuple[tuple[str, str], ...]:
@@ -130,15 +154,29 @@ def _region(region: RegionReport, number: Mapping[str, int], inside: Insides) ->
     assert isinstance(body, dict)
     layers = inside.layers or (Layers(why_not="the region's files were not read"),) * len(region.engines)
     engines = [
-        {**encoded, "layers": found.names, "why_no_layers": found.why_not}
-        for encoded, found in zip(_objects(body["engines"]), layers, strict=True)
+        {**encoded, "types": _types(engine), "layers": found.names, "why_no_layers": found.why_not}
+        for engine, encoded, found in zip(region.engines, _objects(body["engines"]), layers, strict=True)
     ]
     nodes = [number[name] for name in region.ops if name in number]
-    return {key: value for key, value in body.items() if key != "ops"} | {
+    return {key: value for key, value in body.items() if key not in ("ops", "kept_higher")} | {
+        "kept": [kept_line(kept) for kept in region.kept_higher],
         "nodes": nodes,
         "engines": engines,
         "onnx": inside.onnx,
     }
+
+
+def _types(engine: EngineReport) -> str:
+    """Whether an engine computes in what was asked for, in words."""
+    types = engine.types
+    if types is None or not types.asked:
+        return ""
+    asked = ", ".join(f"{len(nodes)} × {kind}" for kind, nodes in types.asked.items())
+    parsed = ", ".join(f"{number} × {kind}" for kind, number in types.network.items())
+    found = ", ".join(f"{number} × {kind}" for kind, number in types.found.items())
+    verdict = {True: "confirmed", False: "ERROR", None: "not confirmed"}[types.confirmed]
+    words = [f"asked {asked}", parsed and f"parsed {parsed}", found and f"engine {found}", verdict, types.why_not]
+    return "; ".join(filter(None, words))
 
 
 def _objects(value: recordjson.Json) -> list[dict[str, recordjson.Json]]:

@@ -33,7 +33,7 @@ def summary(report: Report, picture: Picture) -> str:
     flops_inside = sum(node.flops for node in picture.nodes if node.name in inside)
     sizes = ", ".join(f"{name.split(':')[0]} {_size(shape)}" for name, shape in picture.sizes.items())
     check = report.verification
-    error = max((output.max_rel_error for output in check.outputs), default=None)
+    error = max((output.measured for output in check.outputs), default=None)
     plans: Counter[str] = Counter()
     for region in report.regions:
         for engine in region.engines:
@@ -53,7 +53,7 @@ def summary(report: Report, picture: Picture) -> str:
             (flops_inside, flops),
         ),
         _tile(
-            "Largest relative error",
+            f"Largest {check.metric} error",
             "not verified" if error is None else f"{error:.1e}",
             ""
             if check.tolerance is None
@@ -81,6 +81,10 @@ def regions(report: Report) -> str:
         for engine in region.engines:
             link = f'<a href="#{escape(region.name)}">{escape(region.name)}</a>'
             told = f"{engine.verified}; {engine.note}" if engine.note else engine.verified
+            if engine.types is not None and engine.types.confirmed is False:
+                told += f"; ERROR: {engine.types.why_not}"
+            higher = len(region.kept_higher) if engine.precision in region.precisions else 0
+            precision = f"{engine.precision}, {_count(higher, 'layer')} higher" if higher else engine.precision
             error = "" if region.max_rel_error is None else f"{region.max_rel_error:.1e}"
             size, seconds = quantity(engine.bytes, "B"), f"{engine.build_seconds:.1f}"
             rows.append(
@@ -88,7 +92,7 @@ def regions(report: Report) -> str:
                     link,
                     f"{len(region.ops):,}",
                     escape(engine.backend),
-                    escape(engine.precision),
+                    escape(precision),
                     size,
                     seconds,
                     error,
@@ -130,11 +134,18 @@ def verification(report: Report) -> str:
     fallbacks = sum(number for reasons in check.fallbacks.values() for number in reasons.values())
     runs = "; ".join(", ".join(f"{name} {_size(shape)}" for name, shape in run.items()) for run in check.inputs)
     rows = [
-        [f"<code>{escape(o.name)}</code>", f"{o.max_abs_error:.1e}", f"{o.max_rel_error:.1e}", escape(o.why)]
+        [
+            f"<code>{escape(o.name)}</code>",
+            f"{o.max_abs_error:.1e}",
+            f"{o.max_rel_error:.1e}",
+            *([] if check.metric == "relative" else [f"{o.measured:.1e}"]),
+            escape(o.why),
+        ]
         for o in check.outputs
     ]
     words = f"{_count(check.engines_run, 'engine call')}, {_count(fallbacks, 'fallback')}; run with {runs}"
-    heads = ("output", "#absolute error", "#relative error", "")
+    other = () if check.metric == "relative" else (f"#{check.metric} error",)
+    heads = ("output", "#absolute error", "#relative error", *other, "")
     return f"<p>{escape(words)}</p>" + _table(heads, rows, "Errors by output")
 
 

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.reasons import lines as reason_lines
 from stages import recordjson
-from stages.artifacts import EngineSet, Fingerprint, FrozenGraph, LeftOp, Profile, Reason, Tensor, layer_of
+from stages.artifacts import (
+    Choice,
+    EngineSet,
+    EngineTypes,
+    Fingerprint,
+    FrozenGraph,
+    KeptHigher,
+    LeftOp,
+    Profile,
+    Reason,
+    Tensor,
+    layer_of,
+)
 from stages.bodies import find
 from stages.errors import ArtifactError
 from stages.graph import Graph
 
 SCHEMA_VERSION = 1
+_KEPT_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
     """One engine. `bytes` is the plan's size; `verified` is `executed` or `not run here`; `note` says why its precision is
-    not the one asked for."""
+    not the one asked for, `types` whether it computes in what was asked for."""
 
     backend: str
     precision: str
@@ -29,12 +42,18 @@ class EngineReport:
     build_seconds: float
     verified: str
     note: str = ""
+    types: EngineTypes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RegionReport:
     """One region. `ops` are the names of its TensorFlow ops in the whole model; the errors are of its fp32 ONNX model
-    against TensorFlow; `profiles` are the sizes that its engines are built for."""
+    against TensorFlow; `profiles` are the sizes that its engines are built for.
+
+    What `precision="auto"` chose: `precisions` are the numbers of its ops by precision, `kept_higher` the layers that are not in
+    the fastest of them, `auto_error` the model's error by the metric with the regions up to this one as chosen (None: all of
+    it is in fp32), `evaluations` how many assignments were tried, `auto_note` what limited the choice.
+    """
 
     name: str
     ops: tuple[str, ...]
@@ -44,17 +63,28 @@ class RegionReport:
     max_abs_error: float | None
     max_rel_error: float | None
     profiles: tuple[Profile, ...] = ()
+    precisions: dict[str, int] = field(default_factory=dict)
+    kept_higher: tuple[KeptHigher, ...] = ()
+    auto_error: float | None = None
+    evaluations: int = 0
+    auto_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputError:
     """How far one output is from TensorFlow's: `max_rel_error` is max|a−b| / max|b|, infinite (null in JSON) where
-    they can't be compared; `why` says so then."""
+    they can't be compared; `why` says so then. `error` is by the metric asked for; None: that is the relative error."""
 
     name: str
     max_abs_error: float
     max_rel_error: float
     why: str = ""
+    error: float | None = None
+
+    @property
+    def measured(self) -> float:
+        """What the limit is for."""
+        return self.max_rel_error if self.error is None else self.error
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +96,7 @@ class Verification:
         engines_run: engine calls made.
         fallbacks: native segments that ran instead, by region and reason; any fails the verification.
         passed: None where verification was not asked for.
+        tolerance, metric: the largest error that passes, and what an error is.
     """
 
     inputs: tuple[dict[str, list[int]], ...]
@@ -74,6 +105,7 @@ class Verification:
     fallbacks: dict[str, dict[str, int]]
     passed: bool | None
     tolerance: float | None = None
+    metric: str = "relative"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +163,20 @@ class Report:
                 for e in region.engines
             )
             lines.append(f"  {region.name}: {_count(len(region.ops), 'op')}: {engines}")
+            lines += [f"    {line}" for line in _auto_lines(region)]
+            lines += [
+                f"    error: {e.backend}: {e.types.why_not}"
+                for e in region.engines
+                if e.types is not None and e.types.confirmed is False
+            ]
         lines += [f"  {line}" for line in reason_lines(self.left_in_tensorflow)]
         check = self.verification
         if check.passed is None:
             lines.append("not verified")
         else:
-            worst = max((output.max_rel_error for output in check.outputs), default=0.0)
+            worst = max((output.measured for output in check.outputs), default=0.0)
             lines.append(
-                f"verified against TensorFlow: largest relative error {worst:.1e} (allowed {check.tolerance:.0e}), "
+                f"verified against TensorFlow: largest {check.metric} error {worst:.1e} (allowed {check.tolerance:.0e}), "
                 f"{_count(check.engines_run, 'engine call')}, {_count(_fallbacks(check.fallbacks), 'fallback')}"
             )
         return "\n".join(lines)
@@ -154,6 +192,7 @@ def make_report(
     nodes = {scope: _nodes(partition.frozen, scope) for scope in {region.scope for region in partition.regions}}
     ops = {region.name: [nodes[region.scope][op] for op in region.ops] for region in partition.regions}
     left = list(partition.left)
+    choices = {choice.region: choice for choice in engines.choices}
     for region in partition.regions:
         if region.name in failed:
             left += [LeftOp(n, op, layer_of(n), Reason.BUILD_FAILED, failed[region.name]) for n, op in ops[region.name]]
@@ -172,6 +211,7 @@ def make_report(
                     e.build_seconds,
                     e.verified,
                     e.note,
+                    e.types,
                 )
                 for e in engines.engines
                 if e.region == region.name
@@ -179,6 +219,7 @@ def make_report(
             region.max_abs_error,
             region.max_rel_error,
             region.profiles,
+            *_chosen(choices.get(region.name), nodes[region.scope]),
         )
         for region in built
     )
@@ -194,6 +235,39 @@ def make_report(
         stages=tuple(StageTime(name, value) for name, value in seconds.items()),
         signature=partition.frozen.source.signature,
     )
+
+
+def _chosen(
+    choice: Choice | None, nodes: Mapping[str, tuple[str, str]]
+) -> tuple[dict[str, int], tuple[KeptHigher, ...], float | None, int, str]:
+    """The fields of `RegionReport` that say what was chosen, with names of ops in the whole model."""
+    if choice is None:
+        return {}, (), None, 0, ""
+    kept = tuple(
+        KeptHigher(layer_of(nodes[k.ops[0]][0]), tuple(nodes[op][0] for op in k.ops), k.precision, k.error, k.why)
+        for k in choice.kept_higher
+    )
+    counts = {precision: len(ops) for precision, ops in choice.ops.items()}
+    return counts, kept, choice.error, choice.evaluations, choice.note
+
+
+def _auto_lines(region: RegionReport) -> list[str]:
+    """What was chosen for a region, and the first layers that are kept higher."""
+    if not region.precisions:
+        return []
+    counts = ", ".join(f"{_count(number, 'op')} in {name}" for name, number in region.precisions.items())
+    error = "" if region.auto_error is None else f", error {region.auto_error:.1e}"
+    note = f"; {region.auto_note}" if region.auto_note else ""
+    lines = [f"auto: {counts}{error} ({_count(region.evaluations, 'trial')}){note}"]
+    lines += [kept_line(kept) for kept in region.kept_higher[:_KEPT_SHOWN]]
+    rest = len(region.kept_higher) - _KEPT_SHOWN
+    return lines + ([f"{_count(rest, 'more layer')} kept higher, listed in report.json"] if rest > 0 else [])
+
+
+def kept_line(kept: KeptHigher) -> str:
+    """Why a layer is not in a faster precision, in words."""
+    error = "" if kept.error is None else f", where the error would be {kept.error:.1e}"
+    return f"kept in {kept.precision}: {kept.layer} ({_count(len(kept.ops), 'op')}): {kept.why}{error}"
 
 
 def _nodes(frozen: FrozenGraph, scope: str) -> dict[str, tuple[str, str]]:

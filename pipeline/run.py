@@ -19,10 +19,11 @@ from pipeline.report import Report, Verification, make_report
 from pipeline.tensorboard import write_graphs
 from pipeline.verify import explain, verify
 from stages import backends, op_libraries, storage
-from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
+from stages.artifacts import EngineSet, FrozenGraph, Partition, StitchedGraph
+from stages.autoprecision import demote
 from stages.backends.hardware import gpu_count
-from stages.build import TABLE, build
-from stages.calibrating import check_options
+from stages.build import TABLE, EngineOptions, build
+from stages.calibrating import CalibrationOptions, check_options
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.export import export
@@ -78,28 +79,83 @@ def convert(
         given = read_samples(frozen, config.samples, spool=work / "samples")
         config = replace(config, samples=given or None)  # an iterator gives them once
         check_options(frozen, config.precision, engine_options(config, names).calibration)
-        ranges = size_ranges(frozen, config.shapes, given, config.max_profiles)
-        samples = verification_samples(frozen, ranges, given)
+        samples = samples_of(frozen, config)
         with clock.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with clock.stage("split"):
             partition = split(exported, work / "split", options=split_options(config, names[0]))
-        with clock.stage("build"):
-            engines = build(partition, work / "build", options=engine_options(config, names))
-        with clock.stage("stitch"):
-            stitched = stitch(
-                engines, work / "stitch", on_failure=config.on_failure, build_at_runtime=config.build_at_runtime
-            )
-        with clock.stage("verify"):
-            check = _verified(stitched, frozen, samples, config)
-        engines = _with_verdicts(engines, check)
+        options = engine_options(config, names, samples)
+        stitched, check = _built(partition, work, options, samples, config, clock=clock)
+        engines = _with_verdicts(stitched.engines, check)
         report = make_report(_name(model), engines, config.precision, check, clock.seconds)
         _arrange(stitched, engines, folder)
         report.write(folder / "report.json")
         _draw(engines, samples, config, folder)
         if not config.keep_stages:
             shutil.rmtree(work)
-    return report
+        return Report.read(folder / "report.json")
+
+
+def _built(
+    partition: Partition,
+    work: Path,
+    options: EngineOptions,
+    samples: list[dict[str, Array]],
+    config: Config,
+    *,
+    clock: _Clock,
+) -> tuple[StitchedGraph, Verification]:
+    """The stitched model, and what its verification said.
+
+    With `precision="auto"` engines may be further from TensorFlow than the trials that they were chosen by: then the
+    region that adds most to the error goes back to fp32, as often as it takes.
+
+    Raises:
+        VerifyError: the model differs from TensorFlow.
+    """
+    while True:
+        with clock.stage("build"):
+            engines = build(partition, work / "build", options=options)
+        with clock.stage("stitch"):
+            stitched = stitch(
+                engines, work / "stitch", on_failure=config.on_failure, build_at_runtime=config.build_at_runtime
+            )
+        if not config.verify:
+            return stitched, Verification((), (), 0, {}, None)
+        with clock.stage("verify"):
+            check = verify(
+                stitched.saved_model, partition.frozen, samples, tolerance=config.tolerance, metric=config.error_metric
+            )
+        if check.passed:
+            return stitched, check
+        choices = demote(engines.choices)
+        if check.fallbacks or choices is None:
+            raise VerifyError(
+                f"the stitched model differs from TensorFlow: {explain(check)}", "--max-error, or another --precision"
+            )
+        log.warning("verify: %s; a region goes back to fp32", explain(check))
+        options = replace(options, auto=replace(options.auto, choices=choices), calibration=_kept_table(engines, work))
+        for folder in (engines.folder, stitched.folder):
+            shutil.rmtree(folder)
+
+
+def _kept_table(engines: EngineSet, work: Path) -> CalibrationOptions:
+    """The ranges that a build has found, to build again with."""
+    if not (engines.folder / TABLE).exists():
+        return CalibrationOptions()
+    if not (work / TABLE).exists():
+        storage.link_or_copy(engines.folder / TABLE, work / TABLE)
+    return CalibrationOptions(table=work / TABLE)
+
+
+def samples_of(frozen: FrozenGraph, config: Config) -> list[dict[str, Array]]:
+    """What a model is compared on: the configuration's samples, and sizes besides where axes are open.
+
+    Raises:
+        SplitError: shapes or samples don't fit the model.
+    """
+    given = read_samples(frozen, config.samples)
+    return verification_samples(frozen, size_ranges(frozen, config.shapes, given, config.max_profiles), given)
 
 
 def freeze_model(model: object, out: Path, config: Config) -> tuple[FrozenGraph, Config]:
@@ -132,7 +188,7 @@ def freeze_model(model: object, out: Path, config: Config) -> tuple[FrozenGraph,
 
 
 class _Clock:
-    """Seconds by stage."""
+    """Seconds by stage, of all its runs together."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
@@ -143,25 +199,13 @@ class _Clock:
         start = time.perf_counter()
         with self._progress.stage(name):
             yield
-        self.seconds[name] = time.perf_counter() - start
-        log.info("%s: %.1f s", name, self.seconds[name])
+        seconds = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        log.info("%s: %.1f s", name, seconds)
 
 
 def _name(model: object) -> str:
     return str(model) if isinstance(model, (str, Path)) else str(getattr(model, "name", type(model).__name__))
-
-
-def _verified(
-    stitched: StitchedGraph, frozen: FrozenGraph, samples: list[dict[str, Array]], config: Config
-) -> Verification:
-    if not config.verify:
-        return Verification((), (), 0, {}, None)
-    check = verify(stitched.saved_model, frozen, samples, tolerance=config.tolerance)
-    if not check.passed:
-        raise VerifyError(
-            f"the stitched model differs from TensorFlow: {explain(check)}", "--max-error, or another --precision"
-        )
-    return check
 
 
 def _with_verdicts(engines: EngineSet, check: Verification) -> EngineSet:

@@ -11,9 +11,10 @@ import numpy as np
 from pipeline.report import OutputError, Report, Verification
 from stages import storage
 from stages.artifacts import FrozenGraph, ShapeRange, Source, StitchedGraph, Tensor
-from stages.compare import TOLERANCES, Array, Difference, difference, worst
+from stages.compare import Array, Difference, difference, worst
 from stages.errors import ModelError, VerifyError
 from stages.graph import Graph
+from stages.metrics import METRICS, Metric, default_limit, metric_name, output_error
 from stages.reference import Reference, error_line, ieee_float32
 from stages.samples import Samples, verification_samples
 from stages.samples import read as read_samples
@@ -33,15 +34,18 @@ def verify(
     samples: Sequence[Sample],
     *,
     tolerance: float,
+    metric: Metric = "relative",
 ) -> Verification:
     """Run a stitched SavedModel and the frozen graph that it was made from, and compare every output.
 
     Args:
         samples: inputs by tensor name of the frozen graph.
-        tolerance: largest relative error that passes.
+        tolerance: largest error that passes.
+        metric: what an error is, see `metrics`.
 
     Raises:
-        VerifyError: TensorFlow can't run the original on the samples, or the stitched model can't be loaded or run.
+        VerifyError: TensorFlow can't run the original on the samples, the stitched model can't be loaded or run, or the
+            metric can't be had.
     """
     from stages import engine_op
 
@@ -53,13 +57,17 @@ def verify(
     calls = [{keywords[name]: array for name, array in sample.items()} for sample in samples]
     engine_op.reset_stats()
     actual = list(run_signature(saved_model, frozen.source.signature, calls))
-    return judge(
-        expected, [[a[name] for name in frozen.output_names] for a in actual], frozen.output_names, calls, tolerance
-    )
+    found = [[a[name] for name in frozen.output_names] for a in actual]
+    return judge(expected, found, frozen.output_names, calls, tolerance, metric=metric)
 
 
 def verify_folder(
-    folder: Path, *, shapes: Sequence[ShapeRange] = (), samples: Samples = None, max_error: float | None = None
+    folder: Path,
+    *,
+    shapes: Sequence[ShapeRange] = (),
+    samples: Samples = None,
+    max_error: float | None = None,
+    metric: Metric | None = None,
 ) -> Verification:
     """Compare a stitched model's engines with its own native segments, which are TensorFlow's ops: the original is not
     needed, so that it can be done on the machine where the model will serve.
@@ -67,18 +75,20 @@ def verify_folder(
     Args:
         folder: what `convert` or `stitch` wrote.
         shapes, samples: as in `Config`.
-        max_error: largest relative error; None: by the precision in `report.json`, and fp32's without one.
+        max_error: largest error; None: as when the model was converted, by `report.json`, and fp32's without one.
+        metric: None: likewise.
 
     Raises:
-        VerifyError: there is no stitched model in the folder, or it can't be run.
+        VerifyError: there is no stitched model in the folder, or it can't be run; or it was converted by a metric of the
+            user's own, and none is given.
         SplitError: shapes or samples don't fit it.
     """
     from stages import engine_op
 
-    signature, precision = "serving_default", "fp32"
+    signature, precision, before = "serving_default", "fp32", Verification((), (), 0, {}, None)
     if (folder / "report.json").exists():
         report = Report.read(folder / "report.json")
-        signature, precision = report.signature, report.precision
+        signature, precision, before = report.signature, report.precision, report.verification
     elif (folder / "artifact.json").exists():
         signature = storage.load(StitchedGraph, folder).signature
     saved_model = folder / "saved_model"
@@ -92,10 +102,25 @@ def verify_folder(
     engine_op.reset_stats()
     actual = list(run_signature(saved_model, signature, calls))
     names = interface.output_names
-    tolerance = TOLERANCES[precision] if max_error is None else max_error
-    return judge(
-        [[e[n] for n in names] for e in expected], [[a[n] for n in names] for a in actual], names, calls, tolerance
-    )
+    wanted, tolerance = _as_before(before, precision, metric, max_error)
+    found = [[a[n] for n in names] for a in actual]
+    return judge([[e[n] for n in names] for e in expected], found, names, calls, tolerance, metric=wanted)
+
+
+def _as_before(
+    before: Verification, precision: str, metric: Metric | None, max_error: float | None
+) -> tuple[Metric, float]:
+    """The metric and the largest error: those given, else those of the conversion."""
+    wanted = before.metric if metric is None else metric
+    if isinstance(wanted, str) and wanted not in METRICS:
+        raise VerifyError(
+            f"the model was converted by an error metric of the user's own, {wanted}",
+            "give it from Python: verify_folder(folder, metric=…), or --error-metric relative and --max-error",
+        )
+    if max_error is not None:
+        return wanted, max_error
+    known = before.tolerance if metric_name(wanted) == before.metric else None
+    return wanted, default_limit(wanted, precision) if known is None else known
 
 
 def _interface(saved_model: Path, signature: str) -> FrozenGraph:
@@ -156,14 +181,22 @@ def judge(
     names: Sequence[str],
     calls: Sequence[Mapping[str, Array]],
     tolerance: float,
+    *,
+    metric: Metric = "relative",
 ) -> Verification:
-    """Compare runs output by output, with what the engines did meanwhile."""
+    """Compare runs output by output, with what the engines did meanwhile.
+
+    Raises:
+        VerifyError: the metric can't be had.
+    """
     from stages import engine_op
 
     outputs = []
     for i, name in enumerate(names):
-        error: Difference = worst([difference(a[i], b[i]) for a, b in zip(expected, actual, strict=True)])
-        outputs.append(OutputError(name, error.max_abs, error.max_rel, error.why))
+        wanted, got = [run[i] for run in expected], [run[i] for run in actual]
+        gap: Difference = worst([difference(a, b) for a, b in zip(wanted, got, strict=True)])
+        error = output_error(metric, name, wanted, got)
+        outputs.append(OutputError(name, gap.max_abs, gap.max_rel, gap.why, error))
     stats = engine_op.stats()
     fallbacks = {region: dict(s["fallbacks"]) for region, s in stats.items() if s["fallbacks"]}
     return Verification(
@@ -171,17 +204,18 @@ def judge(
         outputs=tuple(outputs),
         engines_run=sum(s["engine_calls"] for s in stats.values()),
         fallbacks=fallbacks,
-        passed=not fallbacks and all(output.max_rel_error <= tolerance for output in outputs),
+        passed=not fallbacks and all(output.measured <= tolerance for output in outputs),
         tolerance=tolerance,
+        metric=metric_name(metric),
     )
 
 
 def explain(check: Verification) -> str:
     """Why a verification failed, in one line."""
     problems = [
-        f"output {o.name}: {o.why or f'relative error {o.max_rel_error:.1e}'} (allowed {check.tolerance:.0e})"
+        f"output {o.name}: {o.why or f'{check.metric} error {o.measured:.1e}'} (allowed {check.tolerance:.0e})"
         for o in check.outputs
-        if not o.max_rel_error <= (check.tolerance or 0)
+        if not o.measured <= (check.tolerance or 0)
     ]
     problems += [
         f"{region}: TensorFlow ran instead {count} times: {reason}"

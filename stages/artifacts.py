@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,9 +200,69 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptHigher:
+    """A layer that computes in a higher precision than the fastest of its region: its ops, its precision, and the error with
+    the layer lowered too; None where that is no number, and `why` says so."""
+
+    layer: str
+    ops: tuple[str, ...]
+    precision: str
+    error: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The precisions that `precision="auto"` found for one region.
+
+    Attributes:
+        precision: the fastest that some of its layers have.
+        ops: the region's ops by precision.
+        error: of the model's outputs, with the regions before it as chosen; None where all of it is in fp32.
+        added_error: how much of that came with this region.
+        evaluations: assignments that were tried.
+        note: what limited the choice.
+        without_int8: the same with fp16 in place of int8, for back ends that can't build that; empty where it breaks the limit
+            or there is no int8.
+    """
+
+    region: str
+    precision: str
+    ops: dict[str, tuple[str, ...]]
+    error: float | None
+    added_error: float
+    evaluations: int
+    kept_higher: tuple[KeptHigher, ...] = ()
+    note: str = ""
+    without_int8: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTypes:
+    """Whether an engine multiplies in the types that its ONNX model states. Types are `int8`, `float8`, `float16`, `bfloat16`,
+    `float32`; only convolutions, matrix products and recurrent layers count, for they are what a precision is for.
+
+    Attributes:
+        asked: ONNX nodes that multiply, by the type that the converted model states.
+        network: layers that multiply, by type, in the network that TensorRT's parser made of it; empty without TensorRT.
+        found: layers of the built engine that hold such nodes, by type, from the engine inspector; `not told` counts those
+            whose types it does not give. Empty where the engine could not be inspected.
+        confirmed: False where a layer has another type than was asked for; None where that can't be known here.
+        why_not: why it is not confirmed.
+    """
+
+    asked: dict[str, tuple[str, ...]]
+    network: dict[str, int]
+    found: dict[str, int]
+    confirmed: bool | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """One plan for one region. `verified` is `executed` or `not run here`; `note` says why a precision fell back;
-    `beside` are files in the plan's folder that hold its weights, each named `<SHA-256>.weights`; `bytes` counts them."""
+    `beside` are files in the plan's folder that hold its weights, each named `<SHA-256>.weights`; `bytes` counts them;
+    `types` says whether it computes in what was asked for."""
 
     region: str
     file: Path
@@ -215,6 +275,7 @@ class Engine:
     max_abs_error: float | None = None
     max_rel_error: float | None = None
     beside: tuple[Path, ...] = ()
+    types: EngineTypes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +288,14 @@ class FailedRegion:
 
 @dataclass(frozen=True, slots=True)
 class EngineSet:
-    """Plans for the regions of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`), `<backend>.json`."""
+    """Plans for the regions of a partition. Files: `regions/<name>/<backend>.plan` (or `.onnx`), `<backend>.json`.
+    `choices` are the precisions that were found for the regions, where they were searched."""
 
     folder: Path
     partition: Partition
     engines: tuple[Engine, ...]
     failed: tuple[FailedRegion, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,31 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stages import onnx_files, precision, storage
-from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
+from stages.artifacts import Choice, Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
+from stages.autoprecision import AutoOptions, choose, mixed
 from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.crew import Crew, Workers
 from stages.backends.isolated import Worker
 from stages.calibrating import CalibrationOptions, Ranges, calibrated_ranges
+from stages.engine_types import asked_types, compare_network
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
 from stages.precision.fp8 import with_casts
 from stages.profiles import onnx_inputs
 from stages.sizes import shape_text
 
+if TYPE_CHECKING:
+    import onnx
+
+    from stages.compare import Array
+
+_WITHOUT_INT8 = "auto without int8"
 _FALLBACK = {
     "fp32": ("fp32",),
     "tf32": ("tf32", "fp32"),
@@ -28,6 +38,7 @@ _FALLBACK = {
     "bf16": ("bf16", "fp32"),
     "int8": ("int8", "fp16", "fp32"),
     "fp8": ("fp8", "fp16", "fp32"),
+    "auto": ("auto", _WITHOUT_INT8, "fp32"),
 }
 TABLE = "calibration.json"
 """The file in a build's folder that holds the ranges that were used."""
@@ -42,8 +53,9 @@ class EngineOptions:
     Attributes:
         backends: names, the most wanted first.
         precision: fp32 (IEEE), tf32, fp16, bf16, int8 or fp8; a region that fails in it falls back (int8 and fp8 to fp16,
-            all to fp32), noted in its engine.
-        calibration: where int8 and fp8 take ranges from, and fp16 if there is anything to take them from.
+            all to fp32), noted in its engine. auto: for every layer the fastest of int8, fp16 and fp32 that `auto` allows.
+        calibration: where int8 and fp8 take ranges from, and fp16 and auto if there is anything to take them from.
+        auto: what auto searches by.
         workspace_mib: scratch memory that an engine may use, in MiB; None: the library's default.
         capabilities: compute capabilities to aim at, as `8.6`; empty: the library's default set.
         time_limit_seconds: for one build of one region.
@@ -62,6 +74,7 @@ class EngineOptions:
     fixed_sizes: bool = True
     use_cache: bool = True
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    auto: AutoOptions = field(default_factory=AutoOptions)
 
 
 def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineSet:
@@ -72,13 +85,14 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
 
     Raises:
         BuildError: the precision is unknown, or an open axis has no range for a TensorRT back end.
+        VerifyError: auto has no metric or limit that it could search by.
         CalibrationError: int8 or fp8 has nothing to take ranges from, or the calibration table is another model's.
         SplitError, VerifyError: samples don't fit the model, or TensorFlow can't run it on them.
         BackendError: a back end is unknown, or its library is missing.
         ArtifactError: `out` exists or can't be written.
     """
-    if options.precision not in PRECISIONS:
-        raise BuildError(f"{options.precision}: is no precision", f"name one of {', '.join(PRECISIONS)}")
+    if options.precision not in (*PRECISIONS, "auto"):
+        raise BuildError(f"{options.precision}: is no precision", f"name one of {', '.join(PRECISIONS)}, auto")
     lead = [
         Worker(name, time_limit_seconds=options.time_limit_seconds, memory_limit_mib=options.memory_limit_mib)
         for name in options.backends
@@ -87,12 +101,16 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
         if any(worker.backend.device == "gpu" for worker in lead):
             for region in partition.regions:
                 _refuse_open_axes(region)
+        choices: tuple[Choice, ...] = ()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             table = calibrated_ranges(partition, options.precision, options.calibration, scratch=Path(scratch))
+            given = Ranges.of(partition, options.precision, table)
+            if options.precision == "auto":
+                choices = choose(partition, options.auto, given, scratch=Path(scratch))
         if table is not None:
             table.write(folder / TABLE)
-        given = Ranges.of(partition, options.precision, table)
-        compiler = _Compiler(options, EngineCache() if options.use_cache else None, given)
+        by_region = {choice.region: choice for choice in choices}
+        compiler = _Compiler(options, EngineCache() if options.use_cache else None, given, by_region)
 
         def compile_one(workers: Workers, numbered: tuple[int, Region]) -> list[Engine] | FailedRegion:
             number, region = numbered
@@ -107,7 +125,7 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
                 failed.append(result)
             else:
                 engines += result
-        built = EngineSet(folder, partition, tuple(engines), tuple(failed))
+        built = EngineSet(folder, partition, tuple(engines), tuple(failed), choices)
         storage.save(built, folder)
     return storage.load(EngineSet, out)
 
@@ -117,12 +135,13 @@ class _Compiler:
     options: EngineOptions
     cache: EngineCache | None
     ranges: Ranges
+    choices: Mapping[str, Choice]
 
     def compile(self, workers: Workers, region: Region, folder: Path) -> list[Engine] | FailedRegion:
         """Engines for one region, in the order of the back ends; `folder` is removed when it fails."""
         shutil.rmtree(folder, ignore_errors=True)  # an earlier try may have got no answer
         folder.mkdir(parents=True)
-        models = _Models(region, folder / ".models", self.ranges)
+        models = _Models(region, folder / ".models", self.ranges, self.choices.get(region.name))
         results = [(worker, self._compile_for(worker, region, models, folder)) for worker in workers]
         models.remove()
         engines = [result for _, result in results if isinstance(result, Engine)]
@@ -141,12 +160,15 @@ class _Compiler:
         backend = worker.backend
         plan = folder / f"{backend.name}{backend.suffix}"
         failures: list[str] = []
-        for used in dict.fromkeys(_precisions(self.options.precision, backend.device)):
+        for wanted in dict.fromkeys(_precisions(self.options.precision, backend.device)):
+            if not models.known(wanted):
+                continue
+            used = models.name(wanted)
             if used == "bf16" and backend.device == "cpu":
                 failures.append("bf16: ONNX Runtime has no bfloat16 kernels for a CPU")
                 continue
             try:
-                model, digest = models.get(used, backend.device)
+                model, digest, types = models.get(wanted, backend.device)
             except BuildError as error:
                 failures.append(f"{used}: {error.problem}")
                 continue
@@ -184,6 +206,7 @@ class _Compiler:
                 fingerprint,
                 note="; ".join(notes),
                 beside=beside,
+                types=None if types is None else compare_network(types, outcome.network),
             )
         return "; ".join(failures)
 
@@ -191,37 +214,67 @@ class _Compiler:
 class _Models:
     """A region's ONNX model in the precisions that its engines need, each converted once."""
 
-    def __init__(self, region: Region, folder: Path, ranges: Ranges) -> None:
+    def __init__(self, region: Region, folder: Path, ranges: Ranges, choice: Choice | None) -> None:
         self._region = region
         self._folder = folder
         self._ranges = ranges
-        self._made: dict[str, tuple[Path, str]] = {}
+        self._choice = choice
+        self._made: dict[str, tuple[Path, str, dict[str, str] | None]] = {}
 
-    def get(self, wanted: str, device: str) -> tuple[Path, str]:
-        """The model to compile for a device, and its SHA-256.
+    def name(self, wanted: str) -> str:
+        """What a precision comes to: auto to the fastest that was chosen."""
+        if self._choice is None or wanted not in ("auto", _WITHOUT_INT8):
+            return wanted
+        return self._choice.precision if wanted == "auto" else "fp16"
+
+    def known(self, wanted: str) -> bool:
+        """False for auto without int8 where that is no choice."""
+        return wanted != _WITHOUT_INT8 or (self._choice is not None and bool(self._choice.without_int8))
+
+    def get(self, wanted: str, device: str) -> tuple[Path, str, dict[str, str] | None]:
+        """The model to compile for a device, its SHA-256, and the types that it states, if that can be known.
 
         Raises:
             BuildError: the model can't be converted.
         """
-        if wanted in ("fp32", "tf32"):
-            return self._region.model, self._region.digest
-        # Beside float16, ONNX Runtime computes Q/DQ on a CPU slowly, and after its optimisation wrongly.
-        rest = "fp32" if device == "cpu" else "fp16"
-        name = f"{wanted}_{rest}" if wanted in precision.QUANTISED else wanted
+        used = self.name(wanted)
+        plain = used in ("fp32", "tf32")
+        name = "fp32" if plain else f"{wanted}_{device}" if used in precision.QUANTISED else wanted
         if name not in self._made:
-            model, weights = onnx_files.load_model(self._region.model)
-            seen, fixed = self._ranges.of_region(self._region)
-            model = precision.convert(model, wanted, weights, ranges=seen, fixed=fixed, rest=rest)
-            if wanted == "fp8" and device == "cpu":
-                model = with_casts(model)
-            self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"{name}.onnx"
-            onnx_files.save_model(model, path, weights)
-            self._made[name] = path, onnx_files.digest(path)
+            path, digest = self._region.model, self._region.digest
+            if not plain:
+                model, weights = onnx_files.load_model(path)
+                model = self._converted(model, wanted, device, weights)
+                self._folder.mkdir(exist_ok=True)
+                path = self._folder / f"{name}.onnx"
+                onnx_files.save_model(model, path, weights)
+                digest = onnx_files.digest(path)
+            self._made[name] = path, digest, _stated_types(path)
         return self._made[name]
+
+    def _converted(
+        self, model: onnx.ModelProto, wanted: str, device: str, weights: dict[str, Array]
+    ) -> onnx.ModelProto:
+        seen, fixed = self._ranges.of_region(self._region)
+        # Beside float16, ONNX Runtime computes Q/DQ on a CPU slowly, and after its optimisation wrongly.
+        if self._choice and wanted in ("auto", _WITHOUT_INT8):
+            ops = self._choice.ops if wanted == "auto" else self._choice.without_int8
+            return mixed(model, ops, weights, ranges=seen, fixed=fixed, quantised_only=device == "cpu")
+        rest = "fp32" if device == "cpu" else "fp16"
+        model = precision.convert(model, wanted, weights, ranges=seen, fixed=fixed, rest=rest)
+        return with_casts(model) if wanted == "fp8" and device == "cpu" else model
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _stated_types(model: Path) -> dict[str, str] | None:
+    """The types that each node multiplies in; None where ONNX's type inference rejects what TensorRT may still take."""
+    try:
+        return asked_types(onnx_files.load_model(model)[0])
+    except BuildError as error:
+        log.info("build: %s", error.problem)
+        return None
 
 
 def _precisions(asked: str, device: str) -> tuple[str, ...]:

@@ -61,13 +61,13 @@ class Ranges:
 
     @staticmethod
     def of(partition: Partition, precision: str, table: CalibrationTable | None) -> Ranges:
-        """The table, and for int8 and fp8 the model's own ranges."""
-        if precision not in QUANTISED or not states_ranges(partition.frozen):
+        """The table, and for int8, fp8 and auto the model's own ranges."""
+        if precision not in (*QUANTISED, "auto") or not states_ranges(partition.frozen):
             return Ranges(table, {})
         with ExitStack() as stack:
             stated = {
                 region.name: stated_ranges(scope.graph, region.ops)
-                for scope, regions in _scopes(partition, stack)
+                for scope, regions in scopes_of(partition, stack)
                 for region in regions
             }
         return Ranges(table, stated)
@@ -102,7 +102,7 @@ def calibrated_ranges(
 ) -> CalibrationTable | None:
     """The table to build regions with; None where none is needed or there is nothing to make it of.
 
-    fp16 takes ranges where there are samples, to keep in float32 what overflows on them.
+    fp16 takes ranges where there are samples, to keep in float32 what overflows on them; auto, to try int8 too.
 
     Args:
         scratch: folder for passing files.
@@ -113,7 +113,7 @@ def calibrated_ranges(
         VerifyError: TensorFlow can't run the model on the samples.
     """
     check_options(partition.frozen, precision, options)
-    if precision not in (*QUANTISED, "fp16"):
+    if precision not in (*QUANTISED, "fp16", "auto"):
         return None
     if options.table is not None:
         table = CalibrationTable.read(options.table)
@@ -141,7 +141,7 @@ def calibrate(
     """
     calibrators = {region.name: Calibrator(region.model, method, scratch=scratch) for region in partition.regions}
     with ExitStack() as stack:
-        scopes = list(_scopes(partition, stack))
+        scopes = list(scopes_of(partition, stack))
         for number, sample in enumerate(samples, start=1):
             log.info("calibration: sample %d of %d", number, len(samples))
             for scope, regions in scopes:
@@ -151,7 +151,7 @@ def calibrate(
     return merged([unseen, *(c.table() for c in calibrators.values() if c.runs)], method)
 
 
-def _scopes(partition: Partition, stack: ExitStack) -> Iterator[tuple[Scope, list[Region]]]:
+def scopes_of(partition: Partition, stack: ExitStack) -> Iterator[tuple[Scope, list[Region]]]:
     """Every graph of the model, those around it first, with its regions."""
     scopes = deque([Scope(Graph(partition.frozen))])
     while scopes:

@@ -20,12 +20,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from stages import recordjson
 from stages.backends.base import BuildOptions, BuildOutcome, partial_path
 from stages.backends.isolated import Worker
 from stages.storage import sha256_file
 from stages.userdir import user_cache_dir
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 """Part of every key: to be raised when plans come out differently from the same facts."""
 _LIMIT_BYTES = 10 << 30
 
@@ -64,12 +65,14 @@ class EngineCache:
         the second of two equal regions does that are built one after the other."""
         return self._making.setdefault(key, threading.Lock())
 
-    def fetch(self, key: str, plan: Path) -> float | None:
-        """Copy the entry to `plan` and return the seconds that its build took; None on a miss."""
+    def fetch(self, key: str, plan: Path) -> BuildOutcome | None:
+        """Copy the entry to `plan` and return what is known of its build; None on a miss."""
         sidecar = self.folder / f"{key}.json"
         try:
             record = json.loads(sidecar.read_text())
-            sha256, seconds = str(record["sha256"]), float(record["build_seconds"])
+            sha256 = str(record["sha256"])
+            known = {"built": True, "cached": True, "seconds": record["build_seconds"], "network": record["network"]}
+            outcome = recordjson.decode(BuildOutcome, known, Path())
             partial = partial_path(plan)
             shutil.copyfile(self.folder / f"{key}.plan", partial)
         except FileNotFoundError:
@@ -85,10 +88,18 @@ class EngineCache:
         partial.replace(plan)
         with contextlib.suppress(OSError):
             os.utime(sidecar)
-        return seconds
+        return outcome
 
     def store(
-        self, key: str, plan: Path, *, backend: str, version: str, digest: str, options: BuildOptions, seconds: float
+        self,
+        key: str,
+        plan: Path,
+        *,
+        backend: str,
+        version: str,
+        digest: str,
+        options: BuildOptions,
+        outcome: BuildOutcome,
     ) -> None:
         """Add `plan`, then make room. A cache that can't be written is a warning: the plan itself is there."""
         record = {
@@ -98,7 +109,8 @@ class EngineCache:
             "options": asdict(options),
             "sha256": sha256_file(plan),
             "bytes": plan.stat().st_size,
-            "build_seconds": seconds,
+            "build_seconds": outcome.seconds,
+            "network": [asdict(layer) for layer in outcome.network],
             "created": time.time(),
         }
         try:
@@ -167,12 +179,10 @@ def compile_region(
         return worker.build(model, plan, options)
     key = engine_key(backend, version, digest, options)
     with cache.making(key):
-        seconds = cache.fetch(key, plan)
-        if seconds is not None:
-            return BuildOutcome(True, seconds, cached=True)
+        known = cache.fetch(key, plan)
+        if known is not None:
+            return known
         outcome = worker.build(model, plan, options)
         if outcome.built:
-            cache.store(
-                key, plan, backend=backend, version=version, digest=digest, options=options, seconds=outcome.seconds
-            )
+            cache.store(key, plan, backend=backend, version=version, digest=digest, options=options, outcome=outcome)
         return outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,19 @@ from stages.errors import VerifyError
 class Session:
     """An ONNX model ready to run.
 
+    Args:
+        optimise: False: every node is computed as it stands. Optimised, float16 beside Q/DQ pairs comes out wrong.
+
     Raises:
         VerifyError: ONNX Runtime does not load the model.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, *, optimise: bool = True) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         self._name = model.name
         try:
@@ -30,14 +35,14 @@ class Session:
         except Exception as error:
             raise self._failed(error) from error
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name; `inputs` holds an array for each of the model's inputs.
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] = ()) -> dict[str, Array]:
+        """The outputs by name, or some of them; `inputs` holds an array for each of the model's inputs.
 
         Raises:
             VerifyError: ONNX Runtime does not run the model.
         """
         try:
-            names = [output.name for output in self._session.get_outputs()]
+            names = list(outputs) or [output.name for output in self._session.get_outputs()]
             feeds = {name: _value(np.asarray(array, order="C")) for name, array in inputs.items()}
             values = self._session.run_with_ort_values(names, feeds)
             return {name: _array(value) for name, value in zip(names, values, strict=True)}

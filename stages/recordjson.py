@@ -78,6 +78,8 @@ def _decode(hint: object, value: Json, folder: Path) -> object:
         if len(arms) == 2 and arms[1] is Ellipsis:
             return tuple(_decode(arms[0], item, folder) for item in value)
         return tuple(_decode(arm, item, folder) for arm, item in zip(arms, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        return {key: _decode(typing.get_args(hint)[1], item, folder) for key, item in value.items()}
     if hint is Path:
         return Path(os.path.normpath(folder / str(value)))
     if hint is float and value is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.artifacts import load_weight
+from stages.artifacts import Tensor, load_weight
 from stages.compare import Array
 from stages.errors import SampleError, VerifyError
 from stages.graph import Graph
@@ -31,32 +31,45 @@ class Reference:
         }
         self._source = reopen(graph.frozen) if graph.frozen.captures else None
         self._captures = {f"{node}:0": tensor for node, tensor in self._source.captured} if self._source else {}
-        self._functions: dict[tuple[str, ...], tf.types.experimental.ConcreteFunction] = {}
+        self._functions: dict[tuple[tuple[str, ...], tuple[Tensor, ...]], tf.types.experimental.ConcreteFunction] = {}
 
-    def run(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, Array]:
+    def run(
+        self,
+        fetches: Sequence[str],
+        inputs: Mapping[str, Array | tf.Tensor],
+        replaced: Mapping[Tensor, Array] | None = None,
+    ) -> dict[str, Array]:
         """The values of tensors of the graph.
 
         Args:
             fetches: tensor names.
             inputs: a value for each of the graph's inputs, by tensor name.
+            replaced: values that other tensors of the graph are to have; what makes them is not run.
 
         Raises:
             SampleError: TensorFlow could not run the graph on these inputs (a VerifyError).
         """
-        return {name: np.asarray(value.numpy()) for name, value in self.tensors(fetches, inputs).items()}
+        return {name: np.asarray(value.numpy()) for name, value in self.tensors(fetches, inputs, replaced).items()}
 
-    def tensors(self, fetches: Sequence[str], inputs: Mapping[str, Array | tf.Tensor]) -> dict[str, tf.Tensor]:
+    def tensors(
+        self,
+        fetches: Sequence[str],
+        inputs: Mapping[str, Array | tf.Tensor],
+        replaced: Mapping[Tensor, Array] | None = None,
+    ) -> dict[str, tf.Tensor]:
         """As `run`, but for values that numpy has no type for too: tensor lists, resources."""
         import tensorflow as tf
 
-        key = tuple(dict.fromkeys(fetches))
+        given = replaced or {}
+        fetches = tuple(dict.fromkeys(fetches))
+        key = fetches, tuple(given)
         if key not in self._functions:
-            self._functions[key] = self._function(key)
+            self._functions[key] = self._function(*key)
         arguments = {
             f"input_{number}": value if tf.is_tensor(value) else tf.constant(value, tensor.dtype)
             for number, tensor in enumerate(self._graph.frozen.inputs)
             for value in [inputs[tensor.name]]
-        }
+        } | {f"replaced_{i}": tf.constant(value, tensor.dtype) for i, (tensor, value) in enumerate(given.items())}
         try:
             with ieee_float32():
                 values = self._functions[key](**arguments)
@@ -65,12 +78,12 @@ class Reference:
                 f"TensorFlow can't run the model on sample inputs: {error_line(error)}",
                 "give real ones with --samples inputs.npz",
             ) from error
-        for name, value, result in zip(key, values, self._functions[key].outputs, strict=True):
+        for name, value, result in zip(fetches, values, self._functions[key].outputs, strict=True):
             if not result.shape.is_compatible_with(value.shape):  # as a dead tensor's
                 raise VerifyError(
                     f"{name}: TensorFlow gives shape {value.shape}, not {result.shape}", "report the model"
                 )
-        return dict(zip(key, values, strict=True))
+        return dict(zip(fetches, values, strict=True))
 
     def close(self) -> None:
         """Let go of the weights."""
@@ -78,16 +91,19 @@ class Reference:
         self._weights.clear()
         gc.collect()
 
-    def _function(self, fetches: tuple[str, ...]) -> tf.types.experimental.ConcreteFunction:
+    def _function(
+        self, fetches: tuple[str, ...], replaced: tuple[Tensor, ...]
+    ) -> tf.types.experimental.ConcreteFunction:
         import tensorflow as tf
 
-        inputs = {f"input_{number}": tensor for number, tensor in enumerate(self._graph.frozen.inputs)}
+        given = {f"input_{number}": tensor for number, tensor in enumerate(self._graph.frozen.inputs)}
+        given |= {f"replaced_{number}": tensor for number, tensor in enumerate(replaced)}
 
         def run(**arguments: tf.Tensor) -> list[tf.Tensor]:
-            fed = {inputs[name].name: tensor for name, tensor in arguments.items()}
+            fed = {given[name].name: tensor for name, tensor in arguments.items()}
             return import_graph(self._graph.graph_def, fed | self._weights | self._captures, fetches)
 
-        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in inputs.items()}
+        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in given.items()}
         return trace(run, specs, self._graph.graph_def)
 
 

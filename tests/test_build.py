@@ -10,9 +10,10 @@ import onnx
 import pytest
 
 from stages import storage
-from stages.artifacts import EngineSet, FrozenGraph, Partition, Profile, Region, Source, Tensor
+from stages.artifacts import Choice, EngineSet, FrozenGraph, Partition, Profile, Region, Source, Tensor
+from stages.autoprecision import AutoOptions
 from stages.build import EngineOptions, build
-from stages.errors import ArtifactError, BackendError, BuildError
+from stages.errors import ArtifactError, BackendError, BuildError, VerifyError
 from stages.storage import sha256_file
 from tests import onnx_models as tiny
 
@@ -38,6 +39,7 @@ def make(tmp_path: Path) -> Make:
     def run(*regions: tuple[onnx.ModelProto, tuple[Profile, ...]]) -> Partition:
         frozen = FrozenGraph(tmp_path / "frozen", Source("graph_def", None), (), (), (), ())
         frozen.folder.mkdir()
+        (frozen.folder / "graph.pb").touch()  # a graph without nodes
         storage.save(frozen, frozen.folder)
         folder = tmp_path / "partition"
         made = tuple(
@@ -122,6 +124,33 @@ def test_a_precision_that_fails_falls_back_to_fp32_with_the_reason(make: Make, t
     assert engine.fingerprint.precision == "fp32"
     assert engine.note.startswith("fp16: ")
     assert engine.note.endswith("; built in fp32")
+
+
+@pytest.mark.parametrize("tried", [True, False], ids=["fp16 fits", "fp16 was too far off"])
+def test_a_choice_with_int8_that_fails_is_built_without_it_where_that_was_tried(
+    make: Make, tmp_path: Path, tried: bool
+) -> None:
+    ops = ("conv_0", "relu_0")
+    without = {"fp16": ops} if tried else {}
+    choice = Choice("region_0", "int8", {"int8": ops}, 0.01, 0.01, 2, without_int8=without)
+    # Without a table no range is known, so that nothing can be quantised.
+    options = EngineOptions(BOTH.backends, "auto", auto=AutoOptions(choices=(choice,)))
+    built = build(make((tiny.conv(), RANGES)), tmp_path / "out", options=options)
+    for engine in built.engines:
+        assert engine.fingerprint.precision == ("fp16" if tried else "fp32")
+        assert engine.note.startswith("int8: ")
+        assert engine.note.endswith("built in fp16" if tried else "built in fp32")
+        assert engine.types is not None
+        assert engine.types.asked == {"float16" if tried else "float32": ("conv_0",)}
+    assert storage.load(EngineSet, tmp_path / "out").choices == (choice,)
+
+
+def test_auto_with_a_limit_of_nothing_or_an_unknown_metric_is_refused(make: Make, tmp_path: Path) -> None:
+    partition = make((tiny.conv(), RANGES))
+    for bad, words in ((AutoOptions(limit=0), "leaves room for nothing"), (AutoOptions(metric="rmse"), "is unknown")):
+        with pytest.raises(VerifyError, match=words):
+            build(partition, tmp_path / "out", options=EngineOptions(BOTH.backends, "auto", auto=bad))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_region_that_does_not_build_is_recorded_and_the_others_are_built(make: Make, tmp_path: Path) -> None:

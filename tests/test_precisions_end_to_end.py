@@ -45,8 +45,8 @@ def plan(done: Converted) -> onnx.ModelProto:
 
 
 def test_every_precision_has_a_tolerance_and_a_choice_on_the_command_line() -> None:
-    assert tuple(TOLERANCES) == PRECISIONS
-    for precision in PRECISIONS:
+    assert tuple(TOLERANCES) == (*PRECISIONS, "auto")
+    for precision in TOLERANCES:
         assert Config(precision=precision).tolerance == TOLERANCES[precision]
         with pytest.raises(SystemExit):
             main(["convert", "model", "out", "--precision", precision, "--nonsense"])

@@ -29,6 +29,7 @@ from stages.artifacts import Fingerprint, FrozenGraph, LeftOp, Reason, ShapeRang
 from stages.backends import inspector
 from stages.backends.base import BuildOptions
 from stages.backends.inspector import Layers, engine_layers
+from stages.engine_types import TypedLayer
 from stages.errors import ArtifactError
 from stages.graph import Graph
 from tests import chromium
@@ -174,7 +175,7 @@ def test_every_text_of_the_model_is_escaped() -> None:
     check = Verification(({EVIL: [1]},), (OutputError(EVIL, 0.0, 0.0, EVIL),), 1, {EVIL: {EVIL: 1}}, True, 1e-5)
     left = (LeftOp(EVIL, EVIL, EVIL, Reason.REFUSED, EVIL),)
     report = replace(report, model=EVIL, signature=EVIL, regions=(region,), left_in_tensorflow=left, verification=check)
-    page = render(report, picture, {region.name: Insides(((EVIL, EVIL),), (Layers((EVIL,)),))})
+    page = render(report, picture, {region.name: Insides(((EVIL, EVIL),), (Layers((TypedLayer(EVIL),)),))})
     plain = Reader(render(*synthetic(30, 30)))
     reader = Reader(page)
     for tag in ("script", "img", "style", "iframe"):
@@ -514,7 +515,9 @@ def test_texts_of_the_model_run_no_script(tmp_path: Path, tab: chromium.Page) ->
     (region,) = report.regions
     region = replace(region, ops=(EVIL, *region.ops[1:]), inputs=(Tensor(EVIL, "float32", None),))
     report = replace(report, model=EVIL, regions=(region,))
-    page = render(report, replace(picture, nodes=nodes), {"region_0": Insides(((EVIL, EVIL),), (Layers((EVIL,)),))})
+    page = render(
+        report, replace(picture, nodes=nodes), {"region_0": Insides(((EVIL, EVIL),), (Layers((TypedLayer(EVIL),)),))}
+    )
     (tmp_path / "page.html").write_text(page)
     tab.open(tmp_path / "page.html", anchor="#region_0")
     assert EVIL_START in details(tab)

@@ -69,14 +69,18 @@ function describeRegion(r) {
     ["outputs", region.outputs.map(tensor).join("; ")],
     ["profiles", region.profiles.map((profile) => profile.map((range) =>
       `${range.input}: ${size(range.minimum)}, ${size(range.optimum)}, ${size(range.maximum)}`).join("; ")).join(" | ")],
+    ["precisions", Object.entries(region.precisions).map(([name, number]) => `${count(number, "op")} in ${name}`).join(", ")],
+    ["chosen by", region.evaluations ? `${count(region.evaluations, "trial")}; ${region.auto_note}`.replace(/; $/, "") : ""],
     ["ONNX model", `regions/${region.name}/model.onnx, opens in Netron`],
   ])];
+  if (region.kept.length) parts.push(fold(`${count(region.kept.length, "layer")} kept higher`, region.kept));
   for (const engine of region.engines) {
     const { backend, version, capabilities, digest } = engine.fingerprint;
     parts.push(make("h4", {}, `${backend} ${engine.precision}`), terms([
       ["plan", `${quantity(engine.bytes, "B")}, built in ${engine.build_seconds.toFixed(1)} s by version ${version}`],
       ["here", engine.verified],
       ["note", engine.note],
+      ["multiplies in", engine.types],
       ["built for", capabilities.length ? `compute capabilities ${capabilities.join(", ")}` : ""],
       ["digest", make("code", {}, digest.slice(0, 16))],
       ["engine layers", engine.layers.length ? "" : `not listed: ${engine.why_no_layers}`],

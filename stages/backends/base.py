@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Protocol
 
 from stages.artifacts import Profile, ShapeRange
+from stages.engine_types import TypedLayer
 from stages.errors import BackendError
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
@@ -79,6 +80,7 @@ class BuildOutcome:
     """A build's result: where not `built`, `failure` holds the library's words (or that it crashed or timed out).
 
     `seconds` are those of the build; of the original build where the plan came from the engine cache (`cached`).
+    `network` are the layers that multiply, with their types, in the network that the library's parser made.
     `os_error` is the number of the operating system's error where the plan could not be written.
     """
 
@@ -88,6 +90,7 @@ class BuildOutcome:
     warnings: tuple[str, ...] = ()
     cached: bool = False
     os_error: int = 0
+    network: tuple[TypedLayer, ...] = ()
 
 
 class Backend(Protocol):

@@ -21,6 +21,7 @@ from stages.backends.base import (
     import_library,
     partial_path,
 )
+from stages.backends.networks import multiplying_layers
 
 if TYPE_CHECKING:
     import tensorrt
@@ -147,6 +148,7 @@ def build(trt: ModuleType, model: Path, plan: Path, options: BuildOptions) -> Bu
         session = _open(trt)
         if not session.parser.parse_from_file(str(model)):
             raise _Failure(_parser_words(session))
+        network = multiplying_layers(trt, session.network)
         config = _configure(trt, session, options)
         partial = partial_path(plan)
         try:
@@ -159,7 +161,7 @@ def build(trt: ModuleType, model: Path, plan: Path, options: BuildOptions) -> Bu
     except _Failure as failure:
         warnings = tuple(session.messages.warnings) if session else ()
         return BuildOutcome(False, time.perf_counter() - start, str(failure), warnings)
-    return BuildOutcome(True, time.perf_counter() - start, warnings=tuple(session.messages.warnings))
+    return BuildOutcome(True, time.perf_counter() - start, warnings=tuple(session.messages.warnings), network=network)
 
 
 def _serialize(trt: ModuleType, session: _Session, config: tensorrt.IBuilderConfig, file: IO[bytes]) -> bool:
@@ -252,6 +254,8 @@ def _configure(trt: ModuleType, session: _Session, options: BuildOptions) -> ten
         (config.set_flag if options.precision == "tf32" else config.clear_flag)(tf32)
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    # So that the engine inspector tells the types of the layers, not their names only.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _aim(trt, config, options.capabilities)
     _add_profiles(session, config, options)
     return config
