@@ -87,7 +87,7 @@ def convert(
         with clock.stage("verify"):
             check = _verified(stitched, frozen, samples, config)
         engines = _with_verdicts(engines, check)
-        report = make_report(_name(model), engines, config.precision, check, clock.seconds)
+        report = make_report(_name(model), engines, config.precision, check, clock.seconds, ranges=ranges)
         _arrange(stitched, engines, folder)
         report.write(folder / "report.json")
         _draw(engines, samples, config, folder)

@@ -82,7 +82,7 @@ def verify_folder(
     elif (folder / "artifact.json").exists():
         signature = storage.load(StitchedGraph, folder).signature
     saved_model = folder / "saved_model"
-    interface = _interface(saved_model, signature)
+    interface = interface_of(saved_model, signature)
     given = read_samples(interface, samples)
     drawn = verification_samples(interface, size_ranges(interface, shapes, given), given)
     keywords = dict(zip((tensor.name for tensor in interface.inputs), interface.input_names, strict=True))
@@ -98,9 +98,9 @@ def verify_folder(
     )
 
 
-def _interface(saved_model: Path, signature: str) -> FrozenGraph:
+def interface_of(saved_model: Path, signature: str) -> FrozenGraph:
     """A SavedModel's signature as the interface of a graph (without the graph)."""
-    function = _load(saved_model, signature)
+    function = load_signature(saved_model, signature)
 
     def tensors(specs: Mapping[str, tf.TensorSpec]) -> tuple[Tensor, ...]:
         return tuple(
@@ -113,7 +113,12 @@ def _interface(saved_model: Path, signature: str) -> FrozenGraph:
     return FrozenGraph(saved_model, source, tensors(inputs), tensors(outputs), tuple(inputs), tuple(outputs))
 
 
-def _load(saved_model: Path, signature: str) -> tf.types.experimental.ConcreteFunction:
+def load_signature(saved_model: Path, signature: str) -> tf.types.experimental.ConcreteFunction:
+    """A signature of a stitched SavedModel.
+
+    Raises:
+        VerifyError: there is no such model or signature, or it can't be loaded.
+    """
     from stages import engine_op
 
     engine_op.load()
@@ -138,7 +143,7 @@ def run_signature(
     """
     import tensorflow as tf
 
-    function = _load(saved_model, signature)
+    function = load_signature(saved_model, signature)
     try:
         dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
         for call in calls:

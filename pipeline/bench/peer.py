@@ -1,0 +1,232 @@
+"""One peer in a process of its own: opens a model in one of three ways and measures it at several sizes.
+
+All peers are called alike: a concrete function of the exact shapes, on tensors that lie on the device already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.bench.records import STITCHED, XLA
+from pipeline.timing import Effort, timed
+from stages.childprocess import serve
+from stages.errors import BenchError, ConversionError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from stages.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model that is open: `call` gives outputs by name for tensors by argument name (`signature_defs.argument_names`);
+    `as_it_is` where it must be traced by `importing.trace_as_it_is`."""
+
+    call: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
+    as_it_is: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What to open as the original model, as for `stages.sources.open_model`; `pretrained:NAME` is fetched."""
+
+    model: str
+    signature: str | None = None
+    tags: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    constants: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a peer is asked.
+
+    Attributes:
+        peer: one of `PEERS`.
+        original: None: the stitched model's own TensorFlow ops stand in for it.
+        data: a folder with `<size>/in/<number>` for each of `inputs`, a serialised tensor; outputs go to `<size>/<peer>`.
+        inputs: argument name and dtype of each input.
+    """
+
+    peer: str
+    saved_model: str
+    signature: str
+    original: Original | None
+    op_libraries: tuple[str, ...]
+    data: str
+    sizes: int
+    inputs: tuple[tuple[str, str], ...]
+    effort: Effort
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Request:
+        body = json.loads(text)
+        original = body["original"] and Original(**body["original"])
+        inputs = tuple((name, dtype) for name, dtype in body["inputs"])
+        return Request(**{**body, "original": original, "inputs": inputs, "effort": Effort(**body["effort"])})
+
+
+def main(_: str) -> None:
+    """In the child process: a request a line, the answer a line."""
+    serve(lambda: "{}", lambda line: json.dumps(_answer(Request.from_json(line))))
+
+
+def _answer(request: Request) -> dict[str, object]:
+    """`device` and `gpu`, and `measured`: for each size `timing` or `failed`, and the engine op's counts. `unavailable` is
+    why the model can't be opened at all."""
+    import tensorflow as tf
+
+    from stages import engine_op, op_libraries
+
+    with contextlib.ExitStack() as stack:
+        try:
+            op_libraries.load(map(Path, request.op_libraries))
+            stitched = request.peer == STITCHED or request.original is None
+            opened = _stitched(request) if stitched else _original(request)
+        except ConversionError as error:
+            return {"unavailable": error.problem}
+        if request.peer != STITCHED:
+            stack.enter_context(engine_op.native_only())
+        measured = [_measured(request, opened, Path(request.data) / str(number)) for number in range(request.sizes)]
+    gpus = tf.config.list_physical_devices("GPU")
+    device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "a GPU") if gpus else _cpu()
+    tf32 = bool(gpus) and tf.config.experimental.tensor_float_32_execution_enabled()
+    return {"device": device, "gpu": bool(gpus), "tf32": tf32, "measured": measured}
+
+
+def _stitched(request: Request) -> Opened:
+    from pipeline.verify import load_signature
+
+    function = load_signature(Path(request.saved_model), request.signature)
+    return Opened(lambda tensors: function(**tensors))
+
+
+def _original(request: Request) -> Opened:
+    from pipeline.pretrained import resolve
+    from stages.signature_defs import argument_names
+    from stages.sources import open_model
+
+    asked = request.original
+    assert asked is not None
+    resolved = resolve(asked.model)
+    model = open_model(
+        resolved.source,
+        signature=asked.signature,
+        tags=asked.tags,
+        inputs=asked.inputs or resolved.inputs,
+        outputs=asked.outputs or resolved.outputs,
+        constants={**resolved.constants, **asked.constants},
+    )
+    arguments = argument_names(model.input_names)
+    takes, given = sorted(arguments.values()), sorted(name for name, _ in request.inputs)
+    if takes != given:
+        raise BenchError(f"{asked.model}: takes {', '.join(takes)}, and the stitched model {', '.join(given)}")
+    return _call_of(model, {name: arguments[own] for name, own in zip(model.inputs, model.input_names, strict=True)})
+
+
+def _call_of(model: Model, arguments: Mapping[str, str]) -> Opened:
+    """The model's graph as it is, with its own variables and tables.
+
+    Args:
+        arguments: argument name of each of its input tensors.
+    """
+    from stages.importing import import_graph
+    from stages.interface import make_constant
+
+    if model.function is None:
+        graph_def, captured = model.graph_def, {}
+    else:
+        graph = model.function.graph
+        with graph.as_default():
+            graph_def = graph.as_graph_def()
+        captured = {placeholder.name: tensor for tensor, placeholder in graph.captures}
+    assert graph_def is not None
+    for fixed in model.fixed:
+        make_constant(graph_def, fixed)
+    replaced = {tensor.partition(":")[0] for tensor in (*arguments, *captured) if tensor not in model.outputs}
+    for node in graph_def.node:
+        if node.name in replaced:  # nothing reads it once it is imported, but XLA would compile it all the same
+            node.op = "NoOp"
+            node.attr.clear()
+
+    def call(tensors: Mapping[str, tf.Tensor], owner: object = model) -> Mapping[str, tf.Tensor]:
+        fed = {tensor: tensors[argument] for tensor, argument in arguments.items()}
+        results = import_graph(graph_def, fed | captured, model.outputs)
+        return dict(zip(model.output_names, results, strict=True))
+
+    return Opened(call, any(node.op == "Switch" for node in graph_def.node))
+
+
+def _measured(request: Request, opened: Opened, data: Path) -> dict[str, object]:
+    import tensorflow as tf
+
+    from stages import engine_op
+    from stages.importing import trace_as_it_is
+
+    tensors = [
+        tf.io.parse_tensor((data / "in" / str(number)).read_bytes(), tf.as_dtype(dtype))
+        for number, (_, dtype) in enumerate(request.inputs)
+    ]
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
+    names = [name for name, _ in request.inputs]
+
+    def body(*arguments: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        return opened.call(dict(zip(names, arguments, strict=True)))
+
+    last: list[Mapping[str, tf.Tensor]] = []
+    engine_op.reset_stats()
+    try:
+        jit = request.peer == XLA
+        if opened.as_it_is and not jit:
+            function = trace_as_it_is(body, specs, names)
+        else:
+            function = tf.function(body, autograph=False, jit_compile=jit).get_concrete_function(*specs)
+
+        def enqueue() -> None:
+            last[:] = [function(*tensors)]
+
+        timing = timed(enqueue, lambda: [value.numpy() for value in last[0].values()], request.effort)
+    except (tf.errors.OpError, ValueError, TypeError, NotImplementedError) as error:
+        return {"failed": _why(error)}
+    (data / request.peer).mkdir()
+    for name, value in last[0].items():
+        (data / request.peer / name.replace("/", "_")).write_bytes(tf.io.serialize_tensor(value).numpy())
+    stats = engine_op.stats() if request.peer == STITCHED else {}
+    return {
+        "timing": asdict(timing),
+        "engine_calls": sum(region["engine_calls"] for region in stats.values()),
+        "fallbacks": {name: dict(region["fallbacks"]) for name, region in stats.items() if region["fallbacks"]},
+    }
+
+
+def _why(error: Exception) -> str:
+    """An error of TensorFlow or XLA in one line; of a list of ops without an XLA kernel their types."""
+    import tensorflow as tf
+
+    from stages.model import first_line
+    from stages.reference import error_line
+
+    text = error.message if isinstance(error, tf.errors.OpError) else str(error)
+    lacking = list(dict.fromkeys(re.findall(r"(\w+) \(No registered '\w+' OpKernel for XLA", text)))
+    if lacking:
+        return f"XLA can't compile {', '.join(lacking)}"
+    return error_line(error) if isinstance(error, tf.errors.OpError) else first_line(error)
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
