@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A model that is open: `call` gives outputs by name for tensors by argument name (`signature_defs.argument_names`);
-    `as_it_is` where it must be traced by `importing.trace_as_it_is`."""
+    `as_it_is` where it must be traced by `importing.trace_as_it_is`; `no_xla` is why XLA can't compile it, empty where it
+    has to be tried."""
 
     call: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
     as_it_is: bool = False
+    no_xla: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,14 @@ def _call_of(model: Model, arguments: Mapping[str, str]) -> Opened:
         results = import_graph(graph_def, fed | captured, model.outputs)
         return dict(zip(model.output_names, results, strict=True))
 
-    return Opened(call, any(node.op == "Switch" for node in graph_def.node))
+    return Opened(call, any(node.op == "Switch" for node in graph_def.node), _no_xla(graph_def))
+
+
+def _no_xla(graph_def: tf.compat.v1.GraphDef) -> str:
+    """XLA knows no tables, and is not asked: compiling a model of strings and tables was seen to end the process (SIGABRT)."""
+    nodes = [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]
+    tables = dict.fromkeys(node.op for node in nodes if node.op.startswith("LookupTable"))
+    return f"XLA can't compile {', '.join(tables)}: it knows no tables" if tables else ""
 
 
 def _measured(request: Request, opened: Opened, data: Path) -> dict[str, object]:
@@ -180,6 +189,10 @@ def _measured(request: Request, opened: Opened, data: Path) -> dict[str, object]
         tf.io.parse_tensor((data / "in" / str(number)).read_bytes(), tf.as_dtype(dtype))
         for number, (_, dtype) in enumerate(request.inputs)
     ]
+    strings = [name for name, dtype in request.inputs if dtype == "string"]
+    no_xla = f"XLA knows no strings (input {', '.join(strings)})" if strings else opened.no_xla
+    if request.peer == XLA and no_xla:
+        return {"failed": no_xla}
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
     names = [name for name, _ in request.inputs]
 

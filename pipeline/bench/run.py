@@ -277,8 +277,6 @@ def _notes(result: Bench, report: Report, *, tf32: bool) -> list[str]:
     base = result.peer(TENSORFLOW)
     if base is None:
         notes.append("TensorFlow was not measured: there is nothing to compare with")
-    elif "own TensorFlow ops" in base.what:
-        notes.append(f"tensorflow: {base.what}")
     allowed = TOLERANCES[report.precision]
     for peer in result.peers:
         error = max((m.max_rel_error for m in peer.measured if m.max_rel_error is not None), default=0.0)

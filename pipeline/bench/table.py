@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from pipeline.bench.records import STITCHED, Bench, Measured, Peer, size_text, throughput
+from pipeline.bench.records import STITCHED, TENSORFLOW, Bench, Measured, Peer, size_text, throughput
 
 WIDTH = 120
 
@@ -22,6 +22,8 @@ def table(result: Bench, *, colour: bool = False) -> str:
     text = io.StringIO()
     console = Console(file=text, width=WIDTH, force_terminal=colour, highlight=False)
     console.print(Text(f"{result.model} on {result.device}; engines: {', '.join(result.engines) or 'none'}"))
+    if base := result.peer(TENSORFLOW):
+        console.print(Text(f"compared with {base.what}"))
     for index, size in enumerate(result.sizes):
         unit = "calls/s" if size.batch is None else "items/s"
         grid = Table(title=Text(size_text(size), style="bold"), title_justify="left", box=None, pad_edge=False)
@@ -32,8 +34,8 @@ def table(result: Bench, *, colour: bool = False) -> str:
             "runs",
             "pipelined ms",
             unit,
-            "latency",
-            "throughput",
+            "latency ×",
+            "throughput ×",
             "error",
             "first ms",
         ):
@@ -61,7 +63,7 @@ def _row(result: Bench, peer: Peer, index: int) -> list[str]:
         str(timing.runs),
         f"{timing.pipelined:.2f}",
         f"{throughput(result.sizes[index], timing):,.1f}",
-        *(("", "") if ratios is None else (f"{ratios[0]:.2f} ×", f"{ratios[1]:.2f} ×")),
+        *(("", "") if ratios is None else (f"{ratios[0]:.2f}", f"{ratios[1]:.2f}")),
         "" if measured.max_rel_error is None else f"{measured.max_rel_error:.1e}",
         f"{timing.first:.0f}",
     ]
