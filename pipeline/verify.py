@@ -99,8 +99,12 @@ def verify_folder(
 
 
 def interface_of(saved_model: Path, signature: str) -> FrozenGraph:
-    """A SavedModel's signature as the interface of a graph (without the graph)."""
-    function = load_signature(saved_model, signature)
+    """A stitched SavedModel's signature as the interface of a graph (without the graph).
+
+    Raises:
+        VerifyError: there is no such model or signature, or it can't be loaded.
+    """
+    function = _load(saved_model, signature)
 
     def tensors(specs: Mapping[str, tf.TensorSpec]) -> tuple[Tensor, ...]:
         return tuple(
@@ -113,12 +117,7 @@ def interface_of(saved_model: Path, signature: str) -> FrozenGraph:
     return FrozenGraph(saved_model, source, tensors(inputs), tensors(outputs), tuple(inputs), tuple(outputs))
 
 
-def load_signature(saved_model: Path, signature: str) -> tf.types.experimental.ConcreteFunction:
-    """A signature of a stitched SavedModel.
-
-    Raises:
-        VerifyError: there is no such model or signature, or it can't be loaded.
-    """
+def _load(saved_model: Path, signature: str) -> tf.types.experimental.ConcreteFunction:
     from stages import engine_op
 
     engine_op.load()
@@ -143,7 +142,7 @@ def run_signature(
     """
     import tensorflow as tf
 
-    function = load_signature(saved_model, signature)
+    function = _load(saved_model, signature)
     try:
         dtypes = {name: spec.dtype for name, spec in function.structured_input_signature[1].items()}
         for call in calls:

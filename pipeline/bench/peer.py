@@ -93,6 +93,7 @@ def _answer(request: Request) -> dict[str, object]:
 
     from stages import engine_op, op_libraries
 
+    engine_op.load()
     with contextlib.ExitStack() as stack:
         try:
             op_libraries.load(map(Path, request.op_libraries))
@@ -110,10 +111,16 @@ def _answer(request: Request) -> dict[str, object]:
 
 
 def _stitched(request: Request) -> Opened:
-    from pipeline.verify import load_signature
+    from stages.saved_models import load_saved_model
 
-    function = load_signature(Path(request.saved_model), request.signature)
-    return Opened(lambda tensors: function(**tensors))
+    loaded = load_saved_model(Path(request.saved_model))
+    function = loaded.signatures[request.signature]  # type: ignore[attr-defined]
+
+    def call(tensors: Mapping[str, tf.Tensor], owner: object = loaded) -> Mapping[str, tf.Tensor]:
+        # A function keeps its variables weakly: within another function they must have an owner.
+        return function(**tensors)  # type: ignore[no-any-return]
+
+    return Opened(call)
 
 
 def _original(request: Request) -> Opened:

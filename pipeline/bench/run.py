@@ -101,9 +101,16 @@ def bench(folder: Path, options: BenchOptions | None = None, *, progress: Progre
                 answers[name], words[name] = _ask(replace(request, peer=name), named=options.original is not None)
         errors = {name: _errors(Path(data), name, len(sizes)) for name in options.peers}
     peers = tuple(_peer(name, words[name], answers[name], errors[name], len(sizes)) for name in options.peers)
+    _refuse_failure(peers)
     result = _result(report, peers, sizes, answers)
     result.write(folder)
     return result
+
+
+def _refuse_failure(peers: Sequence[Peer]) -> None:
+    for peer in peers:
+        if peer.name == STITCHED and all(measured.timing is None for measured in peer.measured):
+            raise BenchError(f"the stitched model can't be run: {peer.measured[0].failed}", "graftrt verify")
 
 
 def _samples(
