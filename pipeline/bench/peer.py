@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.bench.records import STITCHED, XLA
+from pipeline.bench.records import STITCHED, TENSORFLOW, XLA
 from pipeline.timing import Effort, timed
 from stages.childprocess import serve
 from stages.errors import BenchError, ConversionError
@@ -55,7 +55,8 @@ class Request:
 
     Attributes:
         peer: one of `PEERS`.
-        original: None: the stitched model's own TensorFlow ops stand in for it.
+        original: what to open for every peer but `stitched`.
+        must_open: it is an error where that can't be opened; else the stitched model's own TensorFlow ops stand in for it.
         data: a folder with `<size>/in/<number>` for each of `inputs`, a serialised tensor; outputs go to `<size>/<peer>`.
         inputs: argument name and dtype of each input.
     """
@@ -63,7 +64,8 @@ class Request:
     peer: str
     saved_model: str
     signature: str
-    original: Original | None
+    original: Original
+    must_open: bool
     op_libraries: tuple[str, ...]
     data: str
     sizes: int
@@ -76,9 +78,9 @@ class Request:
     @staticmethod
     def from_json(text: str) -> Request:
         body = json.loads(text)
-        original = body["original"] and Original(**body["original"])
         inputs = tuple((name, dtype) for name, dtype in body["inputs"])
-        return Request(**{**body, "original": original, "inputs": inputs, "effort": Effort(**body["effort"])})
+        effort, original = Effort(**body["effort"]), Original(**body["original"])
+        return Request(**{**body, "original": original, "inputs": inputs, "effort": effort})
 
 
 def main(_: str) -> None:
@@ -87,27 +89,30 @@ def main(_: str) -> None:
 
 
 def _answer(request: Request) -> dict[str, object]:
-    """`device` and `gpu`, and `measured`: for each size `timing` or `failed`, and the engine op's counts. `unavailable` is
-    why the model can't be opened at all."""
+    """`device`, `gpu` and `tf32`, and `measured`: for each size `timing` or `failed`, and the engine op's counts.
+    `unavailable` is why the model can't be opened; without the others where nothing stands in for it."""
     import tensorflow as tf
 
     from stages import engine_op, op_libraries
 
     engine_op.load()
+    unavailable = ""
     with contextlib.ExitStack() as stack:
         try:
             op_libraries.load(map(Path, request.op_libraries))
-            stitched = request.peer == STITCHED or request.original is None
-            opened = _stitched(request) if stitched else _original(request)
+            opened = _stitched(request) if request.peer == STITCHED else _original(request)
         except ConversionError as error:
-            return {"unavailable": error.problem}
+            unavailable = error.problem
+            if request.must_open or request.peer != TENSORFLOW:
+                return {"unavailable": unavailable}
+            opened = _stitched(request)
         if request.peer != STITCHED:
             stack.enter_context(engine_op.native_only())
         measured = [_measured(request, opened, Path(request.data) / str(number)) for number in range(request.sizes)]
     gpus = tf.config.list_physical_devices("GPU")
     device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "a GPU") if gpus else _cpu()
     tf32 = bool(gpus) and tf.config.experimental.tensor_float_32_execution_enabled()
-    return {"device": device, "gpu": bool(gpus), "tf32": tf32, "measured": measured}
+    return {"unavailable": unavailable, "device": device, "gpu": bool(gpus), "tf32": tf32, "measured": measured}
 
 
 def _stitched(request: Request) -> Opened:
@@ -129,7 +134,6 @@ def _original(request: Request) -> Opened:
     from stages.sources import open_model
 
     asked = request.original
-    assert asked is not None
     resolved = resolve(asked.model)
     model = open_model(
         resolved.source,
@@ -196,10 +200,8 @@ def _measured(request: Request, opened: Opened, data: Path) -> dict[str, object]
         tf.io.parse_tensor((data / "in" / str(number)).read_bytes(), tf.as_dtype(dtype))
         for number, (_, dtype) in enumerate(request.inputs)
     ]
-    strings = [name for name, dtype in request.inputs if dtype == "string"]
-    no_xla = f"XLA knows no strings (input {', '.join(strings)})" if strings else opened.no_xla
-    if request.peer == XLA and no_xla:
-        return {"failed": no_xla}
+    if request.peer == XLA and opened.no_xla:
+        return {"failed": opened.no_xla}
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
     names = [name for name, _ in request.inputs]
 

@@ -83,8 +83,8 @@ def bench(folder: Path, options: BenchOptions | None = None, *, progress: Progre
             peer="",
             saved_model=str(folder.absolute() / "saved_model"),
             signature=report.signature,
-            original=options.original
-            or Original(report.model, report.signature if Path(report.model).is_dir() else None),
+            original=_original(options, report),
+            must_open=options.original is not None,
             op_libraries=tuple(str(path.absolute()) for path in options.op_libraries),
             data=data,
             sizes=len(sizes),
@@ -98,13 +98,22 @@ def bench(folder: Path, options: BenchOptions | None = None, *, progress: Progre
         words: dict[str, str] = {}
         for name in options.peers:
             with progress.stage(name):
-                answers[name], words[name] = _ask(replace(request, peer=name), named=options.original is not None)
+                missing = str(answers.get(TENSORFLOW, {}).get("unavailable", ""))
+                answers[name], words[name] = _ask(replace(request, peer=name), missing)
         errors = {name: _errors(Path(data), name, len(sizes)) for name in options.peers}
     peers = tuple(_peer(name, words[name], answers[name], errors[name], len(sizes)) for name in options.peers)
     _refuse_failure(peers)
     result = _result(report, peers, sizes, answers)
     result.write(folder)
     return result
+
+
+def _original(options: BenchOptions, report: Report) -> Original:
+    """What the user named, else what the report names; only folders have signatures."""
+    original = options.original or Original(report.model)
+    if original.signature is None and Path(original.model).is_dir():
+        return replace(original, signature=report.signature)
+    return original
 
 
 def _refuse_failure(peers: Sequence[Peer]) -> None:
@@ -168,26 +177,32 @@ def _write_inputs(samples: Sequence[Mapping[str, Array]], interface: FrozenGraph
             (folder / str(index)).write_bytes(tf.io.serialize_tensor(value).numpy())
 
 
-def _ask(request: Request, *, named: bool) -> tuple[Mapping[str, object], str]:
-    """A peer's answer, and what it is in words. Where the original can't be opened, and the user named none, the stitched
-    model's own TensorFlow ops stand in for it."""
+def _ask(request: Request, missing: str) -> tuple[Mapping[str, object], str]:
+    """A peer's answer, and what it is in words.
+
+    Args:
+        missing: why the original model can't be opened, if that is known.
+    """
     kind = {STITCHED: "the stitched model", TENSORFLOW: "TensorFlow", XLA: "TensorFlow with XLA"}[request.peer]
-    answer = _in_process(request)
+    strings = [name for name, dtype in request.inputs if dtype == "string"]
+    if request.peer == XLA and strings:
+        return _failed(request, f"XLA knows no strings (input {', '.join(strings)})"), kind
+    answer = {"unavailable": missing} if request.peer == XLA and missing else _in_process(request)
     why = answer.get("unavailable")
-    if request.peer == STITCHED:
-        if why:
-            raise BenchError(str(why), "convert the model again")
-        return answer, kind
-    assert request.original is not None
-    if not why:
-        return answer, f"{kind}, the original model {request.original.model}"
-    if named:
+    if why and request.peer == STITCHED:
+        raise BenchError(str(why), "convert the model again")
+    if why and request.must_open:
         raise BenchError(f"the original model: {why}", "--model, and the options with which it was converted")
-    missing = f"the original model can't be opened: {why}; name it with --model"
-    if request.peer == XLA:
-        return {"measured": [{"failed": missing}] * request.sizes}, kind
-    answer = _in_process(replace(request, original=None))
-    return answer, f"{kind}, the stitched model's own TensorFlow ops, since {missing}"
+    without = f"the original model can't be opened: {why}; name it with --model"
+    if why and "measured" not in answer:
+        return _failed(request, without), kind
+    if why:
+        return answer, f"{kind}, the stitched model's own TensorFlow ops, since {without}"
+    return answer, kind if request.peer == STITCHED else f"{kind}, the original model {request.original.model}"
+
+
+def _failed(request: Request, why: str) -> Mapping[str, object]:
+    return {"measured": [{"failed": why}] * request.sizes}
 
 
 def _in_process(request: Request) -> Mapping[str, object]:
@@ -197,7 +212,7 @@ def _in_process(request: Request) -> Mapping[str, object]:
         child.start(what, lambda: None)
         answer: dict[str, object] = json.loads(child.request(request.to_json(), what, PEER_SECONDS, lambda: None))
     except Lost as lost:
-        answer = {"measured": [{"failed": str(lost)}] * request.sizes}
+        return _failed(request, str(lost))
     finally:
         child.stop()
     return answer
