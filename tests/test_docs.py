@@ -142,7 +142,7 @@ def test_code_of_whole_conversions_runs(document: str, tmp_path: Path, monkeypat
     assert run_blocks(ROOT / document, "") > 0
 
 
-@pytest.mark.parametrize("document", ["docs/report.md", "docs/engine-op.md"])
+@pytest.mark.parametrize("document", ["docs/report.md", "docs/engine-op.md", "docs/bench.md"])
 def test_code_beside_a_converted_model_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     convert(vision.small_cnn(), "out", Config(backend="onnxruntime"))
@@ -154,7 +154,8 @@ def test_every_runnable_block_is_run_by_a_test() -> None:
     beside = {name(d) for d in DOCUMENTS if any(m["where"] != "" for m in RUNNABLE.finditer(d.read_text()))}
     assert plain == {"README.md", "docs/stages-api.md"}
     # test_serving.py runs docs/serving.md, test_tftrt_converter.py docs/migrating-from-tf-trt.md
-    assert beside == {"docs/report.md", "docs/engine-op.md", "docs/serving.md", "docs/migrating-from-tf-trt.md"}
+    here = {"docs/report.md", "docs/engine-op.md", "docs/bench.md"}
+    assert beside == here | {"docs/serving.md", "docs/migrating-from-tf-trt.md"}
 
 
 def test_splitting_explains_every_reason() -> None:

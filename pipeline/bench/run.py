@@ -299,7 +299,9 @@ def _notes(result: Bench, report: Report, *, tf32: bool) -> list[str]:
     base = result.peer(TENSORFLOW)
     if base is None:
         notes.append("TensorFlow was not measured: there is nothing to compare with")
-    allowed = TOLERANCES[report.precision]
+    allowed = report.verification.tolerance
+    if allowed is None:  # it was not verified
+        allowed = TOLERANCES.get(report.precision, max(TOLERANCES.values()))
     for peer in result.peers:
         error = max((m.max_rel_error for m in peer.measured if m.max_rel_error is not None), default=0.0)
         if error > allowed:
