@@ -17,6 +17,7 @@ import tensorflow as tf
 from fixtures import text, vision
 from pipeline import Config, cli, convert
 from pipeline import timing as timing_module
+from pipeline.bench.peer import Original, Request, answer
 from pipeline.bench.records import BENCH, PEERS, Bench, Measured, Peer, Size
 from pipeline.bench.run import BenchOptions, bench
 from pipeline.bench.table import table
@@ -101,6 +102,25 @@ def test_every_peer_is_measured_at_every_size_and_answers_alike(measured: Bench,
 def test_the_file_is_what_was_measured(measured: Bench, folder: Path) -> None:
     assert Bench.read(folder) == measured
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "problem"),
+    [
+        (("photo",), ("output_0",), "takes image, and the stitched model photo"),
+        (("image",), ("a", "b"), "gives output_0, and"),
+    ],
+)
+def test_an_original_with_other_inputs_or_outputs_is_refused(
+    folder: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], problem: str
+) -> None:
+    model = Original(str(folder.parent / "cnn.keras"))
+    wanted = tuple((name, "float32") for name in inputs)
+    request = Request("tensorflow", "", "serving_default", model, True, (), "", 1, wanted, outputs, QUICK)
+    assert Request.from_json(request.to_json()) == request
+    said = answer(request)
+    assert set(said) == {"unavailable"}
+    assert problem in str(said["unavailable"])
 
 
 def test_the_conversion_says_for_which_sizes_it_was(folder: Path) -> None:

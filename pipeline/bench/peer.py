@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.bench.records import STITCHED, TENSORFLOW, XLA
 from pipeline.timing import Effort, timed
+from stages import recordjson
 from stages.childprocess import serve
 from stages.errors import BenchError, ConversionError
 
@@ -58,7 +59,8 @@ class Request:
         original: what to open for every peer but `stitched`.
         must_open: it is an error where that can't be opened; else the stitched model's own TensorFlow ops stand in for it.
         data: a folder with `<size>/in/<number>` for each of `inputs`, a serialised tensor; outputs go to `<size>/<peer>`.
-        inputs: argument name and dtype of each input.
+        inputs: argument name and dtype of each input of the stitched model.
+        outputs: names of its outputs.
     """
 
     peer: str
@@ -70,25 +72,23 @@ class Request:
     data: str
     sizes: int
     inputs: tuple[tuple[str, str], ...]
+    outputs: tuple[str, ...]
     effort: Effort
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(recordjson.encode(self, Path()))
 
     @staticmethod
     def from_json(text: str) -> Request:
-        body = json.loads(text)
-        inputs = tuple((name, dtype) for name, dtype in body["inputs"])
-        effort, original = Effort(**body["effort"]), Original(**body["original"])
-        return Request(**{**body, "original": original, "inputs": inputs, "effort": effort})
+        return recordjson.decode(Request, json.loads(text), Path())
 
 
 def main(_: str) -> None:
     """In the child process: a request a line, the answer a line."""
-    serve(lambda: "{}", lambda line: json.dumps(_answer(Request.from_json(line))))
+    serve(lambda: "{}", lambda line: json.dumps(answer(Request.from_json(line))))
 
 
-def _answer(request: Request) -> dict[str, object]:
+def answer(request: Request) -> dict[str, object]:
     """`device`, `gpu` and `tf32`, and `measured`: for each size `timing` or `failed`, and the engine op's counts.
     `unavailable` is why the model can't be opened; without the others where nothing stands in for it."""
     import tensorflow as tf
@@ -144,9 +144,13 @@ def _original(request: Request) -> Opened:
         constants={**resolved.constants, **asked.constants},
     )
     arguments = argument_names(model.input_names)
-    takes, given = sorted(arguments.values()), sorted(name for name, _ in request.inputs)
-    if takes != given:
-        raise BenchError(f"{asked.model}: takes {', '.join(takes)}, and the stitched model {', '.join(given)}")
+    for verb, own, given in (
+        ("takes", arguments.values(), [name for name, _ in request.inputs]),
+        ("gives", model.output_names, request.outputs),
+    ):
+        if sorted(own) != sorted(given):
+            names = ", ".join(sorted(own)), ", ".join(sorted(given))
+            raise BenchError(f"{asked.model}: {verb} {names[0]}, and the stitched model {names[1]}")
     return _call_of(model, {name: arguments[own] for name, own in zip(model.inputs, model.input_names, strict=True)})
 
 

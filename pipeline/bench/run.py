@@ -92,6 +92,7 @@ def bench(folder: Path, options: BenchOptions | None = None, *, progress: Progre
                 (arguments[name], tensor.dtype)
                 for name, tensor in zip(interface.input_names, interface.inputs, strict=True)
             ),
+            outputs=interface.output_names,
             effort=options.effort,
         )
         answers: dict[str, Mapping[str, object]] = {}
