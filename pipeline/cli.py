@@ -118,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("folder", type=Path, help="folder that convert or stitch wrote")
     _verify_options(verify)
     _shape_option(verify)
+    bench = add("bench", "Measure a stitched model beside plain TensorFlow and XLA, on this machine.")
+    bench.add_argument("target", help=f"folder that convert wrote; or a model, converted for this alone: {MODEL_HELP}")
+    _bench_options(bench)
+    _model_options(bench)
+    _shape_option(bench)
+    _library_options(bench)
+    _precision_option(bench)
     report = add("report", "Write report.html again: after a verify elsewhere, or with a GPU for the engines' layers.")
     report.add_argument("folder", type=Path, help="folder that convert wrote")
     return parser
@@ -252,6 +259,16 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
         choices=("relative", "cosine", "top1"),
         help="what an error is: max|a-b| / max|b|, 1 - cosine, share of other top-1 answers (default: relative)",
     )
+
+
+def _bench_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--batch", metavar="N,N,…", help="sizes of the open first axis (default: as converted)")
+    parser.add_argument("--peers", default="stitched,tensorflow,xla", help="what is measured (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds that medians are taken over (default: %(default)s)"
+    )
+    parser.add_argument("--seconds", type=float, default=0.25, help="least length of a round (default: %(default)s)")
+    parser.add_argument("--model", help="the original model, where it is not where it was when it was converted")
 
 
 def import_tensorflow_quietly() -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline import doctor
-from pipeline.config import Config, constant, engine_options, shape_range, split_options
+from pipeline.bench.peer import Original
+from pipeline.bench.records import BENCH
+from pipeline.bench.run import BenchOptions, bench
+from pipeline.bench.table import table
+from pipeline.config import Config, constant, engine_options, numbers, shape_range, split_options
 from pipeline.inspection import inspect_model, inspect_path
-from pipeline.page import write_page
+from pipeline.page import PAGE, PICTURE, write_page
 from pipeline.progress import ConsoleProgress
 from pipeline.reasons import by_layer
 from pipeline.reasons import lines as reason_lines
+from pipeline.report import Report
 from pipeline.run import Progress, Quiet, convert, freeze_model, samples_of
+from pipeline.timing import Effort
 from pipeline.verify import explain, verify_folder
 from stages import backends, op_libraries, recordjson, storage
 from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
@@ -44,8 +53,9 @@ def run(options: argparse.Namespace) -> int:
         "inspect": _inspect,
         "doctor": _doctor,
         "report": _report,
+        "bench": _bench,
     }
-    if options.command not in ("convert", "freeze", "inspect"):  # these open a model, and do it themselves
+    if options.command not in ("convert", "freeze", "inspect", "bench"):  # these open a model, and do it themselves
         op_libraries.load(options.op_library)
     commands[options.command](options)
     return 0
@@ -172,6 +182,45 @@ def _verify(options: argparse.Namespace) -> None:
     _tell(options, check, [f"largest {check.metric} error {worst:.1e}, {check.engines_run} engine calls"])
     if not check.passed:
         raise VerifyError(explain(check), "convert the model on this machine, or for this machine's GPU")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    config = _config(options)
+    named = options.model or (None if _is_converted(options.target) else options.target)
+    if named is None and any((options.tags, options.inputs, options.outputs, options.constant)):
+        named = Report.read(Path(options.target) / "report.json").model
+    original = named and Original(
+        named, config.signature, config.tags, config.inputs, config.outputs, dict(map(constant, options.constant))
+    )
+    chosen = BenchOptions(
+        peers=_list(options.peers) or (),
+        batches=numbers("--batch", options.batch),
+        shapes=config.shapes,
+        samples=config.samples,
+        effort=Effort(options.rounds, options.seconds),
+        original=original or None,
+        op_libraries=config.op_libraries,
+    )
+    progress = _progress(options)
+    with contextlib.ExitStack() as stack:
+        folder = Path(options.target)
+        if not _is_converted(options.target):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out"
+            convert(options.target, folder, config, progress=progress)
+        op_libraries.load(config.op_libraries)
+        result = bench(folder, chosen, progress=progress)
+        if (folder / PICTURE).exists():
+            write_page(folder)
+    if options.json:
+        print(result.to_json(), end="")
+    elif not options.quiet:
+        print(table(result, colour=sys.stdout.isatty()), end="")
+        if _is_converted(options.target):
+            print(f"written to {folder / BENCH} and {folder / PAGE}")
+
+
+def _is_converted(target: str) -> bool:
+    return (Path(target) / "report.json").exists()
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -154,6 +154,18 @@ def constant(text: str) -> tuple[str, str]:
     return name, value
 
 
+def numbers(option: str, text: str | None) -> tuple[int, ...]:
+    """Parse `1,8,32`; nothing from None.
+
+    Raises:
+        ConversionError: the text has another form.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",")) if text is not None else ()
+    except ValueError as error:
+        raise ConversionError(f"{option} {text!r} can't be read", f"write {option} 1,8,32") from error
+
+
 def split_options(config: Config, backend: str) -> SplitOptions:
     """What `stages.split` needs of a configuration; `backend` is the TensorRT that was chosen."""
     return SplitOptions(

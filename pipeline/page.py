@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline import page_sections
+from pipeline import page_bench, page_sections
+from pipeline.bench.records import Bench
 from pipeline.picture import Picture
 from pipeline.report import EngineReport, RegionReport, Report, kept_line
 from stages import backends, recordjson
@@ -39,8 +40,8 @@ class Insides:
 
 
 def write_page(folder: Path) -> Path:
-    """Write `folder/report.html` from `report.json`, `graph.json` and the regions' files, in place of one that is there.
-    What the engines' layers confirm goes into `report.json`.
+    """Write `folder/report.html` from `report.json`, `graph.json`, the regions' files and `bench.json` where it is there, in
+    place of one that is there. What the engines' layers confirm goes into `report.json`.
 
     Raises:
         ArtifactError: `folder` is not what `convert` wrote, or a file is damaged.
@@ -50,7 +51,7 @@ def write_page(folder: Path) -> Path:
     confirmed = confirm_types(report, insides)
     if confirmed != report:
         confirmed.write(folder / "report.json")
-    page = render(confirmed, Picture.read(folder / PICTURE), insides)
+    page = render(confirmed, Picture.read(folder / PICTURE), insides, Bench.read(folder))
     partial = folder / f".{PAGE}.partial"
     partial.write_text(page, encoding="utf-8")
     return partial.replace(folder / PAGE)
@@ -99,7 +100,9 @@ def _onnx_nodes(model: Path) -> tuple[tuple[str, str], ...]:
     return tuple((node.op_type, node.name) for node in nodes)
 
 
-def render(report: Report, picture: Picture, insides: Mapping[str, Insides] | None = None) -> str:
+def render(
+    report: Report, picture: Picture, insides: Mapping[str, Insides] | None = None, bench: Bench | None = None
+) -> str:
     """The page. Whatever comes from the model (names, messages) is escaped; scripts and style are allowed by their hash only."""
     vendor = vendored()
     style = (_HTML / "page.css").read_text(encoding="utf-8")
@@ -114,7 +117,8 @@ def render(report: Report, picture: Picture, insides: Mapping[str, Insides] | No
         "style": style,
         "script": script,
         "facts": page_sections.facts(report),
-        "summary": page_sections.summary(report, picture),
+        "summary": page_sections.summary(report, picture, page_bench.speed_tile(bench)),
+        "run_times": page_bench.run_times(bench),
         "picture_note": page_sections.picture_note(picture),
         "regions": page_sections.regions(report),
         "left": page_sections.left_in_tensorflow(report),

@@ -26,8 +26,8 @@ def facts(report: Report) -> str:
     return f'<p class="facts">{escape(words)} · {verdict}</p>'
 
 
-def summary(report: Report, picture: Picture) -> str:
-    """Tiles with the figures that matter."""
+def summary(report: Report, picture: Picture, speed: str = "") -> str:
+    """Tiles with the figures that matter; `speed` is one more."""
     inside = {name for region in report.regions for name in region.ops}
     flops = sum(node.flops for node in picture.nodes)
     flops_inside = sum(node.flops for node in picture.nodes if node.name in inside)
@@ -40,31 +40,32 @@ def summary(report: Report, picture: Picture) -> str:
             plans[engine.backend] += engine.bytes
     seconds = sum(stage.seconds for stage in report.stages)
     tiles = [
-        _tile(
+        tile(
             "Ops in engines",
             _percent(report.ops_in_engines, report.ops_total),
             f"{report.ops_in_engines:,} of {report.ops_total:,} in {_count(len(report.regions), 'engine')}",
             (report.ops_in_engines, report.ops_total),
         ),
-        _tile(
+        tile(
             "Estimated work in engines",
             _percent(flops_inside, flops),
             f"of {quantity(flops, 'FLOP')} at {sizes}",
             (flops_inside, flops),
         ),
-        _tile(
+        tile(
             f"Largest {check.metric} error",
             "not verified" if error is None else f"{error:.1e}",
             ""
             if check.tolerance is None
             else f"allowed {check.tolerance:.0e}, the worst of {_count(len(check.inputs), 'run')}",
         ),
-        _tile(
+        tile(
             "Plans",
             quantity(sum(plans.values()), "B"),
             ", ".join(f"{backend} {quantity(size, 'B')}" for backend, size in plans.items()),
         ),
-        _tile("Conversion", f"{seconds:.1f} s", ", ".join(f"{s.name} {s.seconds:.1f}" for s in report.stages)),
+        speed,
+        tile("Conversion", f"{seconds:.1f} s", ", ".join(f"{s.name} {s.seconds:.1f}" for s in report.stages)),
     ]
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
@@ -102,7 +103,7 @@ def regions(report: Report) -> str:
     if not rows:
         return "<p>No region has an engine: everything runs in TensorFlow.</p>"
     heads = ("region", "#ops", "back end", "precision", "#plan", "#built in s", "#relative error", "here")
-    return _table(heads, rows, "Regions and their engines")
+    return table(heads, rows, "Regions and their engines")
 
 
 def left_in_tensorflow(report: Report) -> str:
@@ -123,7 +124,7 @@ def left_in_tensorflow(report: Report) -> str:
         ]
         for (layer, reason, detail), ops in groups.items()
     ]
-    return f"<p>{reasons}</p>" + _table(("layer", "ops", "reason", "detail"), rows, "Ops left in TensorFlow by layer")
+    return f"<p>{reasons}</p>" + table(("layer", "ops", "reason", "detail"), rows, "Ops left in TensorFlow by layer")
 
 
 def verification(report: Report) -> str:
@@ -146,7 +147,7 @@ def verification(report: Report) -> str:
     words = f"{_count(check.engines_run, 'engine call')}, {_count(fallbacks, 'fallback')}; run with {runs}"
     other = () if check.metric == "relative" else (f"#{check.metric} error",)
     heads = ("output", "#absolute error", "#relative error", *other, "")
-    return f"<p>{escape(words)}</p>" + _table(heads, rows, "Errors by output")
+    return f"<p>{escape(words)}</p>" + table(heads, rows, "Errors by output")
 
 
 def times(report: Report) -> str:
@@ -160,9 +161,8 @@ def times(report: Report) -> str:
         ]
         for stage in report.stages
     ]
-    return _table(("stage", "#seconds", "share"), rows, "Seconds by stage") + (
-        '<p class="note">Wall-clock seconds of this conversion; the time to build each plan is with its region. '
-        "How long the model takes to run was not measured.</p>"
+    return table(("stage", "#seconds", "share"), rows, "Seconds by stage") + (
+        '<p class="note">Wall-clock seconds of this conversion; the time to build each plan is with its region.</p>'
     )
 
 
@@ -178,7 +178,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _tile(name: str, figure: str, words: str, share: tuple[int, int] | None = None) -> str:
+def tile(name: str, figure: str, words: str, share: tuple[int, int] | None = None) -> str:
+    """One figure with words about it, and a bar for a share."""
     bar = _bar(*share, name) if share is not None and share[1] else ""
     said = f'<span class="big">{escape(figure)}</span>{bar}<small>{escape(words)}</small>'
     return f"<div><dt>{escape(name)}</dt><dd>{said}</dd></div>"
@@ -201,7 +202,7 @@ def _types(ops: Counter[str]) -> str:
     return ", ".join(f"{number} × {op}" if number > 1 else op for op, number in ops.most_common())
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
     """A table of cells that are HTML already; heads that begin with # are for numbers."""
     classes = [' class="number"' if head.startswith("#") else "" for head in heads]
     head = "".join(

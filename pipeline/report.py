@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +19,14 @@ from stages.artifacts import (
     LeftOp,
     Profile,
     Reason,
+    ShapeRange,
     Tensor,
     layer_of,
 )
 from stages.bodies import find
 from stages.errors import ArtifactError
 from stages.graph import Graph
+from stages.sizes import SizeRange
 
 SCHEMA_VERSION = 1
 _KEPT_SHOWN = 5
@@ -117,7 +119,8 @@ class StageTime:
 @dataclass(frozen=True, slots=True)
 class Report:
     """A conversion. `ops_total` counts the ops that compute (not constants and what folds into them), also in the bodies
-    of the branches and loops that TensorFlow runs."""
+    of the branches and loops that TensorFlow runs. `sizes` are what the model was converted for, by the signature's
+    inputs: one range of an input for each profile."""
 
     model: str
     backend: str
@@ -130,6 +133,7 @@ class Report:
     stages: tuple[StageTime, ...]
     signature: str = "serving_default"
     schema_version: int = SCHEMA_VERSION
+    sizes: tuple[ShapeRange, ...] = ()
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(recordjson.encode(self, path.parent), indent=1) + "\n")
@@ -183,9 +187,15 @@ class Report:
 
 
 def make_report(
-    model: str, engines: EngineSet, precision: str, verification: Verification, seconds: Mapping[str, float]
+    model: str,
+    engines: EngineSet,
+    precision: str,
+    verification: Verification,
+    seconds: Mapping[str, float],
+    *,
+    ranges: Sequence[SizeRange] = (),
 ) -> Report:
-    """The report of a conversion from its artifacts."""
+    """The report of a conversion from its artifacts; `ranges` are the profiles of the whole model."""
     partition = engines.partition
     failed = {region.region: region.reason for region in engines.failed}
     built = [region for region in partition.regions if region.name not in failed]
@@ -234,6 +244,11 @@ def make_report(
         verification=verification,
         stages=tuple(StageTime(name, value) for name, value in seconds.items()),
         signature=partition.frozen.source.signature,
+        sizes=tuple(
+            ShapeRange(name, entry.minimum.shapes[i], entry.optimum.shapes[i], entry.maximum.shapes[i])
+            for i, name in enumerate(partition.frozen.input_names)
+            for entry in ranges
+        ),
     )
 
 

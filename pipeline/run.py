@@ -79,7 +79,8 @@ def convert(
         given = read_samples(frozen, config.samples, spool=work / "samples")
         config = replace(config, samples=given or None)  # an iterator gives them once
         check_options(frozen, config.precision, engine_options(config, names).calibration)
-        samples = samples_of(frozen, config)
+        ranges = size_ranges(frozen, config.shapes, given, config.max_profiles)
+        samples = verification_samples(frozen, ranges, given)
         with clock.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with clock.stage("split"):
@@ -87,7 +88,7 @@ def convert(
         options = engine_options(config, names, samples)
         stitched, check = _built(partition, work, options, samples, config, clock=clock)
         engines = _with_verdicts(stitched.engines, check)
-        report = make_report(_name(model), engines, config.precision, check, clock.seconds)
+        report = make_report(_name(model), engines, config.precision, check, clock.seconds, ranges=ranges)
         _arrange(stitched, engines, folder)
         report.write(folder / "report.json")
         _draw(engines, samples, config, folder)

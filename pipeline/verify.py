@@ -92,7 +92,7 @@ def verify_folder(
     elif (folder / "artifact.json").exists():
         signature = storage.load(StitchedGraph, folder).signature
     saved_model = folder / "saved_model"
-    interface = _interface(saved_model, signature)
+    interface = interface_of(saved_model, signature)
     given = read_samples(interface, samples)
     drawn = verification_samples(interface, size_ranges(interface, shapes, given), given)
     keywords = dict(zip((tensor.name for tensor in interface.inputs), interface.input_names, strict=True))
@@ -123,8 +123,12 @@ def _as_before(
     return wanted, default_limit(wanted, precision) if known is None else known
 
 
-def _interface(saved_model: Path, signature: str) -> FrozenGraph:
-    """A SavedModel's signature as the interface of a graph (without the graph)."""
+def interface_of(saved_model: Path, signature: str) -> FrozenGraph:
+    """A stitched SavedModel's signature as the interface of a graph (without the graph).
+
+    Raises:
+        VerifyError: there is no such model or signature, or it can't be loaded.
+    """
     function = _load(saved_model, signature)
 
     def tensors(specs: Mapping[str, tf.TensorSpec]) -> tuple[Tensor, ...]:

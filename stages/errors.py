@@ -73,6 +73,12 @@ class VerifyError(ConversionError):
     stage = "verify"
 
 
+class BenchError(ConversionError):
+    """A stitched model can't be measured, or what was asked of the measurement makes no sense."""
+
+    stage = "bench"
+
+
 class SampleError(VerifyError):
     """TensorFlow itself can't run the model on the sample inputs."""
 
