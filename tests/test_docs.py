@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +84,35 @@ def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             dead.append(target)
     assert not dead
+
+
+def build_site(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """What `make docs` runs: MkDocs refuses a page that is not in its navigation, a dead link and a dead anchor."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config), "-d", str(out)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+
+
+def test_pages_build_with_every_page_in_the_navigation_and_load_nothing_from_elsewhere(tmp_path: Path) -> None:
+    done = build_site(ROOT / "docs/site/mkdocs.yml", tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    pages = {file.parent.name for file in (tmp_path / "site").rglob("index.html")}
+    assert {document.stem for document in DOCUMENTS[1:]} <= pages
+    for page in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(r"""<(script|img|iframe)[^>]+src=["']?(https?:)?//""", page.read_text())
+        assert not re.search(r"""<link[^>]+href=["']?(https?:)?//""", page.read_text())
+
+
+def test_a_page_outside_the_navigation_and_a_dead_anchor_fail_the_build(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copytree(ROOT / "benchmarks/results", tmp_path / "benchmarks/results")
+    for file in ("README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    (tmp_path / "docs/stray.md").write_text("# Stray\n\n[dead](splitting.md#no-such-heading)\n")
+    done = build_site(tmp_path / "docs/site/mkdocs.yml", tmp_path / "site")
+    assert done.returncode != 0
+    assert "'nav' configuration" in done.stderr.replace('"', "'")
+    assert "no-such-heading" in done.stderr
 
 
 def test_readme_links_every_document() -> None:
