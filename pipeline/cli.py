@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
     )
     common.set_defaults(min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False)
-    common.set_defaults(tensorboard=False)
+    common.set_defaults(tensorboard=False, build_at_runtime=False, no_fixed_sizes=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -208,6 +208,11 @@ def _library_options(parser: argparse.ArgumentParser) -> None:
 def _build_options(parser: argparse.ArgumentParser) -> None:
     _library_options(parser)
     parser.add_argument("--no-cache", action="store_true", help="neither use nor fill the engine cache")
+    parser.add_argument(
+        "--no-fixed-sizes",
+        action="store_true",
+        help="no faster kernels for the sizes that --shape names: builds sooner",
+    )
     parser.add_argument("--workspace-mib", type=int, metavar="MIB", help="builder memory")
     parser.add_argument(
         "--capability", action="append", default=[], metavar="X.Y", help="compute capability to build for"
@@ -237,6 +242,11 @@ def _stitch_options(parser: argparse.ArgumentParser) -> None:
         default="native",
         choices=("native", "fail"),
         help="when no engine can run: TensorFlow's ops (counted and logged), or an error",
+    )
+    parser.add_argument(
+        "--build-at-runtime",
+        action="store_true",
+        help="on a GPU, build engines for other sizes in the background while the model serves",
     )
 
 

@@ -83,6 +83,8 @@ def _config(options: argparse.Namespace) -> Config:
         constants=dict(map(constant, options.constant)),
         op_libraries=tuple(options.op_library),
         on_failure=options.on_failure,
+        build_at_runtime=options.build_at_runtime,
+        fixed_sizes=not options.no_fixed_sizes,
         workspace_mib=options.workspace_mib,
         capabilities=tuple(options.capability),
         cache=not options.no_cache,
@@ -144,7 +146,12 @@ def _build(options: argparse.Namespace) -> None:
 
 def _stitch(options: argparse.Namespace) -> None:
     with _progress(options).stage("stitch"):
-        stitched = stitch(storage.load(EngineSet, options.folder), options.out, on_failure=options.on_failure)
+        stitched = stitch(
+            storage.load(EngineSet, options.folder),
+            options.out,
+            on_failure=options.on_failure,
+            build_at_runtime=options.build_at_runtime,
+        )
     _tell(options, stitched, [f"written to {stitched.saved_model}"])
 
 

@@ -45,6 +45,10 @@ class Config:
             they rule out goes. Text is read as the input's dtype.
         op_libraries: shared libraries with custom ops, loaded before the model is opened.
         on_failure: when no engine can run, `native` runs TensorFlow's ops (counted, logged), `fail` raises.
+        fixed_sizes: build kernels for the smallest, usual and largest size of each profile besides those for all between: up
+            to twice as fast there, at some build time and plan size.
+        build_at_runtime: on a GPU, build an engine in the background for sizes that no plan takes, while the model serves;
+            no call waits for it. Puts the regions' ONNX models into the saved model too.
         workspace_mib: builder memory in MiB; None: the library's default.
         capabilities: compute capabilities to build for, as `8.6`; empty: the library's default set.
         time_limit_seconds: for one support query or build.
@@ -71,6 +75,8 @@ class Config:
     constants: Mapping[str, Scalar] = field(default_factory=dict)
     op_libraries: tuple[Path, ...] = ()
     on_failure: str = "native"
+    fixed_sizes: bool = True
+    build_at_runtime: bool = False
     workspace_mib: int | None = None
     capabilities: tuple[str, ...] = ()
     time_limit_seconds: float = 600.0
@@ -161,6 +167,7 @@ def engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
         workspace_mib=config.workspace_mib,
         capabilities=config.capabilities,
         time_limit_seconds=config.time_limit_seconds,
+        fixed_sizes=config.fixed_sizes,
         use_cache=config.cache,
         calibration=CalibrationOptions(config.samples, config.calibration, config.calibration_table),
     )

@@ -69,6 +69,8 @@ def convert(
     progress = progress or Quiet()
     clock = _Clock(progress)
     names = backends.choose(config.backend)
+    if config.build_at_runtime:
+        names = tuple(dict.fromkeys((*names, "onnxruntime")))
     with storage.write_folder(Path(out)) as folder:
         work = folder / "stages"
         with clock.stage("freeze"):
@@ -85,7 +87,9 @@ def convert(
         with clock.stage("build"):
             engines = build(partition, work / "build", options=engine_options(config, names))
         with clock.stage("stitch"):
-            stitched = stitch(engines, work / "stitch", on_failure=config.on_failure)
+            stitched = stitch(
+                engines, work / "stitch", on_failure=config.on_failure, build_at_runtime=config.build_at_runtime
+            )
         with clock.stage("verify"):
             check = _verified(stitched, frozen, samples, config)
         engines = _with_verdicts(engines, check)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.artifacts import EngineSet
+from stages.grafts import PlanSource, Policy
 from stages.graph import Graph
-from stages.stitching import PlanSource, stitch_graph
+from stages.stitching import stitch_graph
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -27,7 +28,7 @@ def write_graphs(graph: Graph, engines: EngineSet, folder: Path, on_failure: str
     built = {engine.region for engine in engines.engines}
     original = tf.compat.v1.GraphDef()
     original.CopyFrom(graph.graph_def)
-    stitched = stitch_graph(graph, engines, PlanSource.FILE, on_failure).graph_def
+    stitched = stitch_graph(graph, engines, PlanSource.FILE, Policy(on_failure)).graph_def
     owner = {op: region.name for region in engines.partition.regions if region.name in built for op in region.ops}
     for node in original.node:
         if node.name in owner:

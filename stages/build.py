@@ -49,6 +49,7 @@ class EngineOptions:
         time_limit_seconds: for one build of one region.
         memory_limit_mib: resident memory of each building process, in MiB; None: nine tenths of what is available for all
             of them together.
+        fixed_sizes: kernels for each profile's smallest, usual and largest size too: faster there, and longer to build.
         use_cache: take plans from the user's engine cache and add new ones.
     """
 
@@ -58,6 +59,7 @@ class EngineOptions:
     capabilities: tuple[str, ...] = ()
     time_limit_seconds: float = 600.0
     memory_limit_mib: int | None = None
+    fixed_sizes: bool = True
     use_cache: bool = True
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
 
@@ -148,7 +150,9 @@ class _Compiler:
             except BuildError as error:
                 failures.append(f"{used}: {error.problem}")
                 continue
-            build_options = BuildOptions(used, region.profiles, self.options.workspace_mib, self.options.capabilities)
+            build_options = BuildOptions(
+                used, region.profiles, self.options.workspace_mib, self.options.capabilities, self.options.fixed_sizes
+            )
             outcome = compile_region(worker, model, digest, build_options, plan, cache=self.cache)
             if not outcome.built:
                 failures.append(f"{used}: {outcome.failure}")

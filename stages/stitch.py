@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from stages import saved_models, signature_defs, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph, load_weight
 from stages.errors import StitchError
+from stages.grafts import PlanSource, Policy
 from stages.graph import Graph
 from stages.importing import import_graph, trace
 from stages.mapped import mapped_constant
 from stages.model import first_line
-from stages.stitching import PlanSource, StitchedDef, stitch_graph
+from stages.stitching import StitchedDef, stitch_graph
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -27,7 +28,9 @@ EMBEDDED_LIMIT_BYTES = 1 << 30
 """A GraphDef with more bytes of plans and weights inside is refused: it would cost several times that in memory."""
 
 
-def stitch(engines: EngineSet, out: Path, *, on_failure: str = "native") -> StitchedGraph:
+def stitch(
+    engines: EngineSet, out: Path, *, on_failure: str = "native", build_at_runtime: bool = False
+) -> StitchedGraph:
     """Put one EngineCall per region into the graph and save it in `out/saved_model`.
 
     It has the signature's names, dtypes, shapes and tags. A model that came as a frozen `.pb` is also written as
@@ -38,25 +41,40 @@ def stitch(engines: EngineSet, out: Path, *, on_failure: str = "native") -> Stit
     Args:
         on_failure: what the op does when no engine can run: `native` (TensorFlow's ops run, counted and logged) or
             `fail` (the call raises).
+        build_at_runtime: an engine for sizes that no plan takes, or for a version of the library that can't load the
+            plans, is built in the background while the model serves; needs ONNX Runtime's engines besides TensorRT's.
 
     Raises:
         ArtifactError: `out` exists or can't be written.
-        StitchError: `on_failure` is neither; TensorFlow can't write the SavedModel.
+        StitchError: `on_failure` is neither; there is no ONNX Runtime engine to build from at run time;
+            TensorFlow can't write the SavedModel.
         ModelError: the original model is needed for its tables or signatures and is gone.
         EngineOpError: the op can't be compiled or loaded.
     """
     if on_failure not in ("native", "fail"):
         raise StitchError(f"on_failure {on_failure!r}", "choose native or fail")
+    if build_at_runtime:
+        _need_models(engines)
+    policy = Policy(on_failure, build_at_runtime)
     from stages import engine_op
 
     engine_op.load()
     graph = Graph(engines.partition.frozen)
     with storage.write_folder(out) as folder:
-        _save_model(graph, engines, folder, on_failure)
+        _save_model(graph, engines, folder, policy)
         if graph.frozen.source.kind == "graph_def":
-            _save_graph_def(graph, engines, folder / "model.pb", on_failure)
+            _save_graph_def(graph, engines, folder / "model.pb", policy)
         storage.save(StitchedGraph(folder, engines, graph.frozen.source.signature), folder)
     return storage.load(StitchedGraph, out)
+
+
+def _need_models(engines: EngineSet) -> None:
+    """Raise where no region has an ONNX model to build another engine from."""
+    if engines.engines and not any(engine.fingerprint.backend == "onnxruntime" for engine in engines.engines):
+        raise StitchError(
+            "there are no ONNX Runtime engines, from which others could be built at run time",
+            "build with --backend tensorrt_rtx,onnxruntime",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +87,14 @@ class _Parts:
     captured: Mapping[str, tf.Tensor]
 
 
-def _save_model(graph: Graph, engines: EngineSet, folder: Path, on_failure: str) -> None:
+def _save_model(graph: Graph, engines: EngineSet, folder: Path, policy: Policy) -> None:
     import tensorflow as tf
 
     frozen = graph.frozen
     staged = folder / "plans"
     staged.mkdir()
     source = _reopened(graph)
-    stitched = stitch_graph(graph, engines, PlanSource.FILE, on_failure)
+    stitched = stitch_graph(graph, engines, PlanSource.FILE, policy)
     module = tf.Module()
     # What the source's other signatures read anyway must not be there twice.
     shared = {} if source is None else source.variables
@@ -136,14 +154,14 @@ def _function(graph: Graph, stitched: StitchedDef, parts: _Parts) -> tf.types.ex
     return trace(serve, specs, stitched.graph_def)
 
 
-def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, on_failure: str) -> None:
+def _save_graph_def(graph: Graph, engines: EngineSet, path: Path, policy: Policy) -> None:
     plans = sum(engine.bytes for engine in engines.engines)
     weights = sum((graph.frozen.folder / weight.file).stat().st_size for weight in graph.frozen.weights)
     if plans + weights > EMBEDDED_LIMIT_BYTES:
         size = f"{(plans + weights) / 2**30:.1f} GiB"
         log.warning("stitch: no model.pb: it would hold %s of plans and weights, 1 GiB at most; use saved_model/", size)
         return
-    stitched = stitch_graph(graph, engines, PlanSource.EMBEDDED, on_failure)
+    stitched = stitch_graph(graph, engines, PlanSource.EMBEDDED, policy)
     _keep_output_names(stitched, graph.frozen)
     path.write_bytes(stitched.graph_def.SerializeToString(deterministic=True))
 

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.artifacts import Engine, EngineSet, Region, Tensor, load_weight
-from stages.backends import get
+from stages.artifacts import EngineSet, load_weight
 from stages.bodies import Body, bodies
 from stages.callers import NewBody, put_back
+from stages.grafts import Graft, PlanSource, Policy, embedded_plan, grafts_of, interface_of
 from stages.graph import Graph
 from stages.library import reachable_functions
-from stages.native import NativeSegment, native_segment, reads
-from stages.onnx_files import as_one_file, files_beside
-from stages.profiles import onnx_inputs
-from stages.regions import Cut, End, cut, in_host_memory, tensors
+from stages.native import reads
+from stages.regions import End, in_host_memory
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-    from stages.engine_op.interface import Interface
-
-
-class PlanSource(str, Enum):
-    """Where an EngineCall finds its plans: in files (assets of a SavedModel), or in the graph itself."""
-
-    FILE = "file"
-    EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,58 +46,23 @@ class StitchedDef:
         return tuple(dict.fromkeys([*self.handles, *sorted(self.read_outside)]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Graft:
-    """A region and what replaces it. `inputs` are the op's: in a body also what the engines have as constants."""
-
-    region: Region
-    engines: tuple[Engine, ...]
-    boundary: Cut
-    inputs: tuple[Tensor, ...]
-    native: NativeSegment
-    node: str
-
-    def file(self, engine: Engine) -> str:
-        """The name of a plan's file among the model's assets."""
-        return f"{self.region.name}.{engine.file.name}"
-
-
-def stitch_graph(graph: Graph, engines: EngineSet, source: PlanSource, on_failure: str) -> StitchedDef:
+def stitch_graph(graph: Graph, engines: EngineSet, source: PlanSource, policy: Policy) -> StitchedDef:
     """Replace the ops of every region that has an engine by one EngineCall, in the bodies of branches and loops too.
 
     An output of the model keeps the name of its op where it can (an Identity of that name reads the EngineCall), so
     that a GraphDef's users fetch what they always did.
     """
-    grafts = list(_grafts(graph, engines, weights_inside=source is PlanSource.EMBEDDED))
+    grafts = list(grafts_of(graph, engines, weights_inside=source is PlanSource.EMBEDDED))
     deeper = {region.scope for region in engines.partition.regions if region.scope}
     inner: dict[int, list[_Inner]] = {}
     if any(scope.startswith(f"{graph.scope}/" if graph.scope else "") for scope in deeper):
         taken = [op for graft in grafts for op in graft.region.ops]
         for body in bodies(graph, taken, constants=False):
             if any(f"{scope}/".startswith(f"{body.graph.scope}/") for scope in deeper):
-                stitched = stitch_graph(body.graph, engines, source, on_failure)
+                stitched = stitch_graph(body.graph, engines, source, policy)
                 if stitched.plans:
                     inner.setdefault(body.call, []).append(_Inner(body, stitched))
-    return _Stitcher(graph, grafts, inner, source, on_failure).stitch()
-
-
-def _grafts(graph: Graph, engines: EngineSet, *, weights_inside: bool) -> Iterator[_Graft]:
-    taken = set(graph.number)
-    for region in engines.partition.regions:
-        own = tuple(engine for engine in engines.engines if engine.region == region.name)
-        if not own or region.scope != graph.scope:
-            continue
-        boundary = cut(graph, [graph.number[name] for name in region.ops])
-        native = native_segment(graph, boundary, f"graftrt_{region.name}_native", weights_inside=weights_inside)
-        known = {tensor.name: tensor for tensor in region.inputs}
-        inputs = tuple(known.get(tensor.name, tensor) for tensor in tensors(graph, boundary.inputs))
-        yield _Graft(region, own, boundary, inputs, native, _free(f"graftrt/{region.name}", taken))
-
-
-def _free(name: str, taken: set[str]) -> str:
-    unused = next(n for n in itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1))) if n not in taken)
-    taken.add(unused)
-    return unused
+    return _Stitcher(graph, grafts, inner, source, policy).stitch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +79,17 @@ class _Stitcher:
     def __init__(
         self,
         graph: Graph,
-        grafts: Sequence[_Graft],
+        grafts: Sequence[Graft],
         inner: Mapping[int, Sequence[_Inner]],
         source: PlanSource,
-        on_failure: str,
+        policy: Policy,
     ) -> None:
         self.graph = graph
         self.grafts = grafts
         self.inner = inner
         self.functions = dict(graph.library)
         self.source = source
-        self.on_failure = on_failure
+        self.policy = policy
         self.result = graph.library_for(())
         self.owner = {i: graft for graft in grafts for i in graft.boundary.ops}
         self.moved = {end: f"{g.node}:{k}" if k else g.node for g in grafts for k, end in enumerate(g.boundary.outputs)}
@@ -171,11 +122,11 @@ class _Stitcher:
         for file, path in plans.items():
             self.plans[file], self.plan_nodes[file] = path, f"graftrt/plans/{file}"
             if self.source is PlanSource.EMBEDDED and not self.graph.scope:
-                self._constant(self.plan_nodes[file], _embedded(path), "string")
+                self._constant(self.plan_nodes[file], embedded_plan(path), "string")
             else:
                 self._placeholder(self.plan_nodes[file], "string")
 
-    def _add_engine_call(self, graft: _Graft) -> None:
+    def _add_engine_call(self, graft: Graft) -> None:
         import tensorflow as tf
 
         from stages.engine_op.interface import FORMAT_VERSION
@@ -195,7 +146,7 @@ class _Stitcher:
         node.attr["N"].i = len(graft.engines)
         node.attr["output_shapes"].list.shape.extend(tf.TensorShape(t.shape).as_proto() for t in region.outputs)
         node.attr["native_segment"].func.name = graft.native.name
-        node.attr["interface"].s = _interface(graft, self.source, self.on_failure).to_json().encode()
+        node.attr["interface"].s = interface_of(graft, self.source, self.policy).to_json().encode()
         node.attr["format_version"].i = FORMAT_VERSION
 
     def _kept(self) -> list[int]:
@@ -286,53 +237,3 @@ class _Stitcher:
         node = self.result.node.add(name=name, op="Const")
         node.attr["dtype"].type = tf.as_dtype(dtype).as_datatype_enum
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype))
-
-
-def _embedded(plan: Path) -> bytes:
-    """A plan as one string of bytes, its weights inside."""
-    return as_one_file(plan) if plan.suffix == ".onnx" and files_beside(plan) else plan.read_bytes()
-
-
-def _interface(graft: _Graft, source: PlanSource, on_failure: str) -> Interface:
-    # Importing the package loads the op into TensorFlow, which only stitching itself needs.
-    from stages.engine_op.interface import Interface, Plan, Port
-
-    region, embedded = graft.region, source is PlanSource.EMBEDDED
-    bound = {name for name, _ in onnx_inputs(region)}
-    positions = {tensor.name: f"input_{i}" for i, tensor in enumerate(region.inputs)}
-    names = [positions.get(tensor.name) for tensor in graft.inputs]
-    profiles = tuple(
-        tuple((r.input, r.minimum, r.optimum, r.maximum) for r in profile if r.input in bound)
-        for profile in region.profiles
-    )
-    return Interface(
-        region=region.name,
-        inputs=tuple(
-            Port(
-                name if name in bound else None,
-                tensor.dtype,
-                tensor.shape,
-                "host" if in_host_memory(tensor) else "device",
-            )
-            for name, tensor in zip(names, graft.inputs, strict=True)
-        ),
-        outputs=tuple(Port(f"output_{i}", tensor.dtype, tensor.shape) for i, tensor in enumerate(region.outputs)),
-        plans=tuple(
-            Plan(
-                engine.fingerprint.backend,
-                get(engine.fingerprint.backend).device,
-                engine.fingerprint.version,
-                engine.fingerprint.precision,
-                hashlib.sha256(_embedded(engine.file)).hexdigest() if embedded and engine.beside else engine.sha256,
-                engine.bytes,
-                engine.fingerprint.digest,
-                engine.fingerprint.capabilities,
-                # ONNX Runtime takes any size that the model takes.
-                profiles if get(engine.fingerprint.backend).device == "gpu" else (),
-                () if embedded else tuple(file.stem for file in engine.beside),
-            )
-            for engine in graft.engines
-        ),
-        storage=source.value,
-        on_failure=on_failure,
-    )

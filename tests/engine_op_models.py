@@ -122,14 +122,14 @@ def run_python(program: str, *arguments: str, timeout_seconds: int = 240, **envi
     Raises:
         AssertionError: it didn't end with 0.
     """
-    root = str(Path(__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
         capture_output=True,
         text=True,
         timeout=timeout_seconds,
         check=False,
-        env={**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "1", **environment},
+        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "1", **environment},
     )
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

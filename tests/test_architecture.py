@@ -41,7 +41,9 @@ def test_serving_imports_only_the_engine_op(file: Path) -> None:
     used = imports(file)
     assert not starts_with(used, "tf2onnx", "onnx", "onnx_graphsurgeon", "pipeline")
     ours = {name for name in starts_with(used, "stages") if name != "stages"}
-    allowed = ("stages.engine_op", "stages.errors", "stages.userdir", "stages.storage", "stages.artifacts")
+    allowed = ["stages.engine_op", "stages.errors", "stages.userdir", "stages.storage", "stages.artifacts"]
+    if file.name == "background.py":  # building is what it is there for; it imports the builder when it is asked to
+        allowed += ["stages.backends", "stages.enginecache"]
     assert starts_with(ours, *allowed) == ours
 
 

@@ -12,7 +12,7 @@ import pytest
 from stages import backends
 from stages.artifacts import ShapeRange
 from stages.backends import nvinfer
-from stages.backends.base import LIBRARIES, Backend, BuildOptions
+from stages.backends.base import LIBRARIES, Backend, BuildOptions, fixed_sizes
 from stages.backends.hardware import gpu_count
 from stages.errors import BackendError
 from tests import onnx_models as tiny
@@ -109,9 +109,14 @@ def test_a_failed_build_says_why_and_leaves_no_file(
     assert files(tmp_path) == {"m.onnx"}
 
 
-def test_a_model_that_parses_may_still_fail_to_build(rtx: Backend, tmp_path: Path) -> None:
+def test_a_result_whose_size_depends_on_values_is_refused(rtx: Backend, tmp_path: Path) -> None:
+    (refusal,) = rtx.check(tiny.save(tiny.unbuildable(), tmp_path / "m.onnx")).refusals
+    assert (refusal.node, refusal.op_type) == ("nms", "NonMaxSuppression")
+    assert "depends on values" in refusal.message
+
+
+def test_a_model_that_does_not_build_leaves_no_plan(rtx: Backend, tmp_path: Path) -> None:
     model = tiny.save(tiny.unbuildable(), tmp_path / "m.onnx")
-    assert rtx.check(model).accepted
     outcome = rtx.build(model, tmp_path / "plan", BuildOptions())
     assert not outcome.built
     assert "nms" in outcome.failure
@@ -190,3 +195,17 @@ def test_a_version_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(LIBRARIES, "onnxruntime", replace(LIBRARIES["onnxruntime"], oldest=(999, 0)))
     with pytest.raises(BackendError, match=r"older than 999\.0"):
         backends.get("onnxruntime").version()
+
+
+def test_fixed_sizes_are_profiles_of_their_own_before_the_ranges(rtx: Backend, tmp_path: Path) -> None:
+    ranges = (tiny.conv_profile(1, 4, 8), tiny.conv_profile(9, 9, 32), tiny.conv_profile(8, 8, 8))
+    sizes = [profile[0].optimum[0] for profile in fixed_sizes(ranges)]
+    assert sizes == [1, 4, 9, 32]
+    assert all(entry.minimum == entry.optimum == entry.maximum for profile in fixed_sizes(ranges) for entry in profile)
+    empty = (ShapeRange("input_0", (0, 3), (1, 3), (4, 3)),)
+    assert [profile[0].optimum[0] for profile in fixed_sizes((empty,))] == [1, 4]
+    model = tiny.save(tiny.conv(), tmp_path / "m.onnx")
+    for fixed in (False, True):
+        outcome = rtx.build(model, tmp_path / f"plan{fixed}", BuildOptions(profiles=ranges, fixed_sizes=fixed))
+        assert outcome.built, outcome.failure
+    assert (tmp_path / "planTrue").stat().st_size > (tmp_path / "planFalse").stat().st_size

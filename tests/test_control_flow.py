@@ -23,10 +23,11 @@ from stages.bodies import find
 from stages.errors import StitchError
 from stages.export import export
 from stages.freeze import freeze
+from stages.grafts import PlanSource, Policy
 from stages.graph import Graph
 from stages.scopes import Scope
 from stages.split import SplitOptions, split
-from stages.stitching import PlanSource, stitch_graph
+from stages.stitching import stitch_graph
 from tests.conftest import Converted, relative_error
 
 FP32 = 1e-5
@@ -180,7 +181,7 @@ def test_a_region_in_a_loop_that_does_not_build_stays_in_tensorflow_under_its_fu
     assert (report.ops_in_engines, len(report.left_in_tensorflow)) == (0, report.ops_total)
     assert [op.node for op in failed if op.op == "Conv2D"] == [f"{net.scope}/Conv2D", f"{net.scope}/Conv2D_1"]
     graph = Graph(partition.frozen)
-    stitched = stitch_graph(graph, engines, PlanSource.FILE, "native").graph_def
+    stitched = stitch_graph(graph, engines, PlanSource.FILE, Policy()).graph_def
     inner = [node for function in stitched.library.function for node in function.node_def]
     assert not [node.name for node in (*stitched.node, *inner) if node.op == "EngineCall"]
 

@@ -157,14 +157,14 @@ def test_what_has_no_effect_is_said_once(caplog: pytest.LogCaptureFixture) -> No
     starts = sorted(message.split()[0] for message in caplog.messages)
     assert starts == [
         "TF_TRT_MAX_ALLOWED_ENGINES",
-        "allow_build_at_runtime",
         "max_workspace_size_bytes=1048576",
         "maximum_cached_engines",
     ]
-    caplog.clear()
-    params.warn_once.cache_clear()
-    params.config(trt.TrtConversionParams(allow_build_at_runtime=False), {})
-    assert not caplog.messages
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_building_at_run_time_is_passed_on(allowed: bool) -> None:
+    assert params.config(trt.TrtConversionParams(allow_build_at_runtime=allowed), {}).build_at_runtime is allowed
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ class TrtConversionParams(NamedTuple):
         maximum_cached_engines: has no effect. An engine has a profile for each range of shapes, and their number is not
             limited.
         use_calibration: as in TF-TRT it only matters with INT8.
-        allow_build_at_runtime: has no effect. Nothing is built while a model serves: shapes outside the profiles run as
-            TensorFlow's ops, counted in `stages.engine_op.stats()`.
+        allow_build_at_runtime: for shapes outside the profiles an engine is built in the background, at most 8 for a
+            region; calls run as TensorFlow's ops until it is ready, counted in `stages.engine_op.stats()`.
     """
 
     max_workspace_size_bytes: int = DEFAULT_TRT_MAX_WORKSPACE_SIZE_BYTES
@@ -123,6 +123,7 @@ def config(params: TrtConversionParams, environment: Mapping[str, str] = os.envi
         min_region=max(1, params.minimum_segment_size),
         workspace_mib=_workspace_mib(params.max_workspace_size_bytes),
         on_failure="native" if native else "fail",
+        build_at_runtime=params.allow_build_at_runtime,
         keep_stages=True,
     )
 
@@ -134,11 +135,6 @@ def _workspace_mib(size: int) -> int | None:
 def _say_what_has_no_effect(params: TrtConversionParams, environment: Mapping[str, str]) -> None:
     if params.maximum_cached_engines != DEFAULT_TRT_CONVERSION_PARAMS.maximum_cached_engines:
         warn_once("maximum_cached_engines has no effect: the number of engines and profiles is not limited")
-    if params.allow_build_at_runtime:
-        warn_once(
-            "allow_build_at_runtime has no effect: nothing is built while a model serves. Shapes outside the profiles "
-            "run as TensorFlow's ops, counted in stages.engine_op.stats(); build(input_fn) makes profiles"
-        )
     size = params.max_workspace_size_bytes
     if size < _SMALL_WORKSPACE_BYTES and size not in _DEFAULT_WORKSPACES:
         warn_once(

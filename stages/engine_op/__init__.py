@@ -8,7 +8,8 @@ start-up counts.
 """
 
 from stages.engine_op.op import RegionStats, engine_call, load, native_only, reset_stats, stats
+from stages.engine_op.warmup import Latency, warmup
 
-__all__ = ["RegionStats", "engine_call", "load", "native_only", "reset_stats", "stats"]
+__all__ = ["Latency", "RegionStats", "engine_call", "load", "native_only", "reset_stats", "stats", "warmup"]
 
 load()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 from stages.engine_op.dtypes import DType
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 REASON_SIZE = 64
 DETAIL_SIZE = 2048
 
@@ -61,6 +62,7 @@ class GraphPort(ctypes.Structure):
     _fields_ = (
         ("dims", ctypes.POINTER(ctypes.c_int64)),
         ("buffer", ctypes.c_uint64),
+        ("copy", ctypes.c_void_p),
         ("bytes", ctypes.c_int64),
         ("rank", ctypes.c_int32),
         ("index", ctypes.c_int32),
@@ -106,17 +108,28 @@ class Runtime(ctypes.Structure):
     )
 
 
-def graph_port(index: int, shape: tuple[int, ...], size: int, address: int, dtype: DType) -> GraphPort:
-    """One port of a captured graph; `size` in bytes."""
+def graph_port(index: int, shape: tuple[int, ...], size: int, dtype: DType, *, buffer: int, copy: int) -> GraphPort:
+    """One port of a captured graph; `size` in bytes, `copy` the node that copies it or 0."""
     dims = (ctypes.c_int64 * len(shape))(*shape)
     return GraphPort(
-        ctypes.cast(dims, ctypes.POINTER(ctypes.c_int64)), address, size, len(shape), index, dtype.tensorflow
+        ctypes.cast(dims, ctypes.POINTER(ctypes.c_int64)), buffer, copy, size, len(shape), index, dtype.tensorflow
     )
 
 
-def create_graph(library: ctypes.CDLL, ports: list[GraphPort], inputs: int, executable: int) -> int:
+def create_graph(
+    library: ctypes.CDLL, ports: list[GraphPort], inputs: int, *, executables: Sequence[int], context: int
+) -> int:
     """Tell the kernel of a captured graph; its record's number. `ports` are `inputs` inputs, then the outputs."""
     library.GraftGraphCreate.restype = ctypes.c_int64
-    library.GraftGraphCreate.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_void_p)
+    library.GraftGraphCreate.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_int32,
+        ctypes.c_void_p,
+        ctypes.c_int32,
+        ctypes.c_void_p,
+    )
     array = (GraphPort * len(ports))(*ports)
-    return int(library.GraftGraphCreate(array, inputs, len(ports) - inputs, executable))
+    handles = (ctypes.c_void_p * len(executables))(*executables)
+    outputs = len(ports) - inputs
+    return int(library.GraftGraphCreate(array, inputs, outputs, handles, len(executables), context))

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from stages.engine_op.reasons import CannotRun, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapped:
+    """A graph with copies around it, executable; `copies` are the nodes of its copies in and out, 0 where there is none.
+    The nodes are `graph`'s, which lives as long as its executables."""
+
+    graph: int
+    executables: tuple[int, ...]
+    copies: tuple[int, ...]
 
 
 class Cuda:
@@ -65,19 +77,53 @@ class Cuda:
         self._call("cuStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: int) -> int:
-        """The captured work as an executable graph."""
-        graph = self._call("cuStreamEndCapture", stream)
-        try:
-            return int(self._call("cuGraphInstantiate", graph, 0))
-        finally:
-            self._call("cuGraphDestroy", graph)
+        """The captured work as a graph, to be destroyed by `destroy`."""
+        return int(self._call("cuStreamEndCapture", stream))
+
+    def instantiate(self, graph: int) -> int:
+        """A graph made executable."""
+        return int(self._call("cuGraphInstantiate", graph, 0))
+
+    def with_copies(
+        self, graph: int, before: Sequence[tuple[int, int]], after: Sequence[tuple[int, int]], executables: int
+    ) -> Wrapped:
+        """`graph` with copies to buffers `before` it and from buffers `after` it, executable so many times over.
+
+        Args:
+            before, after: address and size of each buffer; nothing is copied for size 0. The other end of each copy is to
+                be set in an executable before its first launch.
+        """
+        outer = self._call("cuGraphCreate", 0)
+        copies_in = [self._copy(outer, [], *buffer) for buffer in before]
+        there = [node for node in copies_in if node is not None]
+        inner = self._call("cuGraphAddChildGraphNode", outer, there, len(there), graph)
+        copies_out = [self._copy(outer, [inner], *buffer) for buffer in after]
+        numbers = [0 if node is None else int(node) for node in (*copies_in, *copies_out)]
+        return Wrapped(int(outer), tuple(self.instantiate(outer) for _ in range(executables)), tuple(numbers))
+
+    def _copy(self, graph: object, after: list[object], buffer: int, size: int) -> Any:
+        if not size:
+            return None
+        copy = self._driver.CUDA_MEMCPY3D()
+        copy.srcMemoryType = copy.dstMemoryType = self._driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+        copy.srcDevice = copy.dstDevice = buffer
+        copy.WidthInBytes, copy.Height, copy.Depth = size, 1, 1
+        return self._call("cuGraphAddMemcpyNode", graph, after, len(after), copy, self._context)
 
     def abandon_capture(self, stream: int) -> None:
         """End a capture that failed."""
         self._driver.cuStreamEndCapture(stream)
 
-    def destroy_graph(self, executable: int) -> None:
+    def destroy(self, graph: int) -> None:
+        self._call("cuGraphDestroy", graph)
+
+    def destroy_executable(self, executable: int) -> None:
         self._call("cuGraphExecDestroy", executable)
+
+    @property
+    def context(self) -> int:
+        """The primary context's handle."""
+        return int(self._context)
 
     def _call(self, function: str, *arguments: object) -> Any:
         error, *results = getattr(self._driver, function)(*arguments)
@@ -120,3 +166,13 @@ class DeviceMemory:
 
     def free(self, address: int) -> None:
         self._library.GraftFree(self._device, address)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU as TensorFlow uses it: its driver, TensorFlow's memory and stream there, and the op's shared library."""
+
+    cuda: Cuda
+    memory: DeviceMemory
+    library: ctypes.CDLL
+    stream: int

@@ -9,12 +9,33 @@
 
 namespace graftrt {
 
+// CUDA_MEMCPY3D of cuda.h (version 2), of which copies of one row are made here.
+struct CudaCopy {
+  struct End {
+    size_t x_bytes = 0, y = 0, z = 0, lod = 0;
+    unsigned memory_type = 2;  // CU_MEMORYTYPE_DEVICE
+    void* host = nullptr;
+    uint64_t device = 0;
+    void* array = nullptr;
+    void* reserved = nullptr;
+    size_t pitch = 0, height = 0;
+  };
+
+  CudaCopy(uint64_t target, uint64_t source, size_t bytes) : width_bytes(bytes) {
+    from.device = source;
+    to.device = target;
+  }
+
+  End from, to;
+  size_t width_bytes, height = 1, depth = 1;
+};
+
 // All null where there is no driver. Every function returns 0 on success.
 struct CudaDriver {
   typedef void* Stream;
   typedef void* Event;
 
-  int (*copy_device_to_device)(uint64_t target, uint64_t source, size_t bytes, Stream stream) = nullptr;
+  int (*set_copy)(void* executable, void* node, const CudaCopy* copy, void* context) = nullptr;
   int (*copy_host_to_device)(uint64_t target, const void* source, size_t bytes, Stream stream) = nullptr;
   int (*launch_graph)(void* executable, Stream stream) = nullptr;
   int (*create_event)(Event* event, unsigned flags) = nullptr;
@@ -40,7 +61,7 @@ struct CudaDriver {
       complete = complete && symbol != nullptr;
       function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbol);
     };
-    find(driver.copy_device_to_device, "cuMemcpyDtoDAsync_v2");
+    find(driver.set_copy, "cuGraphExecMemcpyNodeSetParams");
     find(driver.copy_host_to_device, "cuMemcpyHtoDAsync_v2");
     find(driver.launch_graph, "cuGraphLaunch");
     find(driver.create_event, "cuEventCreate");

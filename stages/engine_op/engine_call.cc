@@ -352,9 +352,11 @@ int32_t GraftUnregisterRuntime(double timeout_seconds) {
 
 void GraftNativeOnly(int32_t on) { graftrt::native_only.fetch_add(on != 0 ? 1 : -1); }
 
-int64_t GraftGraphCreate(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable) {
+int64_t GraftGraphCreate(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs,
+                         void* const* executables, int32_t num_executables, void* context) {
   return graftrt::Graphs::Get().Create(
-      std::make_shared<graftrt::CapturedGraph>(ports, num_inputs, num_outputs, executable));
+      std::make_shared<graftrt::CapturedGraph>(
+      ports, num_inputs, num_outputs, executables, num_executables, context));
 }
 
 void GraftGraphInstall(int64_t engines, int64_t graph) { graftrt::Graphs::Get().Install(engines, graph); }

@@ -14,7 +14,10 @@
 
 namespace graftrt {
 
-// One graph. Calls on one stream follow one another there; a call on another stream waits for the one before.
+// One graph: copies into its buffers, the engine, copies out of them, made executable several times over. An executable
+// whose copies point at a call's tensors is launched as it is, for TensorFlow's allocator hands out few addresses in turn;
+// else the one used longest ago is pointed there. Calls on one stream follow one another there; a call on another stream
+// waits for the one before.
 class CapturedGraph {
  public:
   struct Port {
@@ -23,10 +26,15 @@ class CapturedGraph {
     std::vector<int64_t> dims;
     size_t bytes;
     uint64_t buffer;
+    void* copy;  // The graph's node that copies; null where the tensor is in host memory, or empty.
   };
 
-  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* executable)
-      : inputs(Ports(ports, num_inputs)), outputs(Ports(ports + num_inputs, num_outputs)), executable_(executable) {
+  CapturedGraph(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs, void* const* executables,
+                int32_t num_executables, void* context)
+      : inputs(Ports(ports, num_inputs)), outputs(Ports(ports + num_inputs, num_outputs)), context_(context) {
+    for (int32_t i = 0; i < num_executables; ++i) {
+      executables_.push_back({executables[i], std::vector<uint64_t>(num_inputs + num_outputs, 0)});
+    }
     if (CudaDriver::Get()) CudaDriver::Get().create_event(&done_, 2 /* CU_EVENT_DISABLE_TIMING */);
   }
 
@@ -45,38 +53,47 @@ class CapturedGraph {
     return true;
   }
 
-  // Copies in, launches, copies out, all on `stream`; the lock is held for no longer than that takes to enqueue.
-  // `targets` are the outputs' addresses. False if the graph was dropped or the driver refused.
+  // Launches on `stream`; the lock is held for no longer than that takes. `targets` are the outputs' addresses. False if
+  // the graph was dropped or the driver refused.
   bool Launch(const std::vector<GraftTensor>& tensors, const std::vector<void*>& targets, void* stream) {
     const CudaDriver& cuda = CudaDriver::Get();
     std::lock_guard<std::mutex> lock(mutex_);
-    if (executable_ == nullptr) return false;
-    if (last_stream_ != nullptr && last_stream_ != stream && cuda.wait_event(stream, done_, 0) != 0) return false;
-    for (const Port& port : inputs) {
-      if (port.bytes == 0) continue;
-      const GraftTensor& tensor = tensors[port.index];
-      const int failed = tensor.on_host
-                             ? cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream)
-                             : cuda.copy_device_to_device(port.buffer, reinterpret_cast<uint64_t>(tensor.data),
-                                                          port.bytes, stream);
-      if (failed != 0) return false;
+    if (executables_.empty()) return false;
+    if (last_stream_ != nullptr && last_stream_ != stream &&
+        (cuda.record_event(done_, last_stream_) != 0 || cuda.wait_event(stream, done_, 0) != 0)) {
+      return false;
     }
-    if (cuda.launch_graph(executable_, stream) != 0) return false;
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      if (outputs[i].bytes == 0) continue;
-      if (cuda.copy_device_to_device(reinterpret_cast<uint64_t>(targets[i]), outputs[i].buffer, outputs[i].bytes,
-                                     stream) != 0) {
+    std::vector<uint64_t> addresses;
+    for (const Port& port : inputs) {
+      const GraftTensor& tensor = tensors[port.index];
+      if (port.copy == nullptr && port.bytes != 0 &&
+          cuda.copy_host_to_device(port.buffer, tensor.data, port.bytes, stream) != 0) {
         return false;
       }
+      if (port.copy != nullptr && tensor.on_host) return false;
+      addresses.push_back(port.copy == nullptr ? 0 : reinterpret_cast<uint64_t>(tensor.data));
     }
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      addresses.push_back(outputs[i].copy == nullptr ? 0 : reinterpret_cast<uint64_t>(targets[i]));
+    }
+    Executable* chosen = nullptr;
+    for (Executable& executable : executables_) {
+      if (executable.addresses == addresses) {
+        chosen = &executable;
+        break;
+      }
+      if (chosen == nullptr || executable.used < chosen->used) chosen = &executable;
+    }
+    if (!Point(chosen, addresses) || cuda.launch_graph(chosen->handle, stream) != 0) return false;
+    chosen->used = ++launches_;
     last_stream_ = stream;
-    return cuda.record_event(done_, stream) == 0;
+    return true;
   }
 
   // No launch begins after this returns.
   void Drop() {
     std::lock_guard<std::mutex> lock(mutex_);
-    executable_ = nullptr;
+    executables_.clear();
   }
 
   const std::vector<Port> inputs;
@@ -87,13 +104,34 @@ class CapturedGraph {
     std::vector<Port> result;
     for (int32_t i = 0; i < count; ++i) {
       result.push_back({ports[i].index, ports[i].dtype, {ports[i].dims, ports[i].dims + ports[i].rank},
-                        static_cast<size_t>(ports[i].bytes), ports[i].buffer});
+                        static_cast<size_t>(ports[i].bytes), ports[i].buffer, ports[i].copy});
     }
     return result;
   }
 
+  struct Executable {
+    void* handle;
+    std::vector<uint64_t> addresses;
+    uint64_t used = 0;
+  };
+
+  // Makes an executable's copies use these addresses from its next launch on. Launches under way keep theirs.
+  bool Point(Executable* executable, const std::vector<uint64_t>& addresses) {
+    for (size_t i = 0; i < addresses.size(); ++i) {
+      if (executable->addresses[i] == addresses[i]) continue;
+      const bool is_input = i < inputs.size();
+      const Port& port = is_input ? inputs[i] : outputs[i - inputs.size()];
+      const CudaCopy copy(is_input ? port.buffer : addresses[i], is_input ? addresses[i] : port.buffer, port.bytes);
+      if (CudaDriver::Get().set_copy(executable->handle, port.copy, &copy, context_) != 0) return false;
+      executable->addresses[i] = addresses[i];
+    }
+    return true;
+  }
+
   std::mutex mutex_;
-  void* executable_;
+  std::vector<Executable> executables_;
+  void* const context_;
+  uint64_t launches_ = 0;
   void* done_ = nullptr;
   void* last_stream_ = nullptr;
 };

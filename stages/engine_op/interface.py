@@ -58,6 +58,8 @@ class Interface:
         plans: one for each `plans` input, in order of preference.
         storage: `file` when `plans` are paths, `embedded` when they are the plans' bytes.
         on_failure: `native` runs the native segment when no engine can run, `fail` raises.
+        build_at_runtime: on a GPU, an engine for sizes that no plan takes, or in place of a plan that can't be loaded, is
+            built beside the calls, from the plan of ONNX Runtime; they run natively until it is ready.
     """
 
     region: str
@@ -66,6 +68,7 @@ class Interface:
     plans: tuple[Plan, ...]
     storage: str = "file"
     on_failure: str = "native"
+    build_at_runtime: bool = False
     format_version: int = field(default=FORMAT_VERSION)
 
     def to_json(self) -> str:
@@ -115,5 +118,6 @@ class Interface:
             plans,
             record.get("storage", "file"),
             record.get("on_failure", "native"),
+            record.get("build_at_runtime", False),
             version,
         )

@@ -12,7 +12,7 @@
 
 extern "C" {
 
-enum { kGraftAbiVersion = 2, kGraftReasonSize = 64, kGraftDetailSize = 2048 };
+enum { kGraftAbiVersion = 3, kGraftReasonSize = 64, kGraftDetailSize = 2048 };
 
 typedef struct GraftBytes {
   const char* data;
@@ -78,21 +78,24 @@ GRAFT_EXPORT int32_t GraftRegisterRuntime(const GraftRuntime* runtime);
 GRAFT_EXPORT int32_t GraftUnregisterRuntime(double timeout_seconds);
 
 // One input or output of a captured CUDA graph: the op's input or output `index`, at these sizes, in device memory at
-// `buffer`.
+// `buffer`. `copy` is the graph's node that copies it from or to TensorFlow's tensor; null for an input in host memory,
+// which is copied before the launch, and for an empty tensor.
 typedef struct GraftGraphPort {
   const int64_t* dims;
   uint64_t buffer;
+  void* copy;
   int64_t bytes;
   int32_t rank;
   int32_t index;
   int32_t dtype;
 } GraftGraphPort;
 
-// Makes a record of a captured graph; `ports` are its inputs, then its outputs. The kernel launches it by itself for
+// Makes a record of a captured graph of the CUDA `context`, instantiated several times; `ports` are its inputs, then its
+// outputs. The kernel launches it by itself for
 // calls with these shapes to any set of engines that it is installed for, until it is dropped. After GraftGraphDrop has
 // returned no launch begins; the memory may then be given back to TensorFlow, which orders its reuse.
 GRAFT_EXPORT int64_t GraftGraphCreate(const GraftGraphPort* ports, int32_t num_inputs, int32_t num_outputs,
-                                      void* executable);
+                                      void* const* executables, int32_t num_executables, void* context);
 GRAFT_EXPORT void GraftGraphInstall(int64_t engines, int64_t graph);
 GRAFT_EXPORT void GraftGraphDrop(int64_t graph);
 

@@ -1,7 +1,11 @@
 """Engines that TensorRT runs on a GPU, with TensorFlow's stream and memory.
 
-A call is enqueued on TensorFlow's stream as it is. The second call with the same shapes also captures the engine as a
-CUDA graph over buffers of its own; later ones are launched by the kernel itself, without Python (`graphs.h`).
+A call is enqueued on TensorFlow's stream as it is. The second call with the same shapes also orders a capture: a thread
+of its own, so that no call waits, captures the engine as a CUDA graph over buffers of its own. From then on the kernel
+launches that graph by itself, without Python (`graphs.h`).
+
+Calls of one engine are enqueued one after the other: TensorRT for RTX 1.6 crashed where two contexts of an engine were
+enqueued at the same time. TensorFlow has one stream for a device, where they would run in that order anyway.
 """
 
 from __future__ import annotations
@@ -10,65 +14,23 @@ import ctypes
 import logging
 import math
 import mmap
-import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stages.engine_op import abi
-from stages.engine_op.cuda import Cuda, DeviceMemory
+from stages.engine_op.cuda import Cuda, Device, DeviceMemory
 from stages.engine_op.dtypes import DType
 from stages.engine_op.engines import Allocate, TensorView
 from stages.engine_op.interface import Plan
 from stages.engine_op.reasons import CannotRun, Reason
+from stages.engine_op.trt_graphs import Call, Graphs, Shapes
 from stages.engine_op.trt_runtime import load_engine, save_kernels
 
 if TYPE_CHECKING:
     import tensorrt
 
 log = logging.getLogger(__name__)
-
-Shapes = tuple[tuple[int, ...], ...]
-
-_CONTEXTS = 2
-"""Execution contexts a profile: one more than TensorFlow's one stream needs, so that a call can be prepared while
-another is enqueued. Each has scratch memory of its own."""
-_CAPTURE_AT = 2
-"""The call with the same shapes at which a graph is captured: shapes that come once are not worth it."""
-_BUFFERS_MIB = int(os.environ.get("GRAFTRT_BUFFERS_MIB", "2048"))
-"""Most memory, in MiB, that the buffers of one engine's captured graphs may take; 0 turns graphs off."""
-
-
-@dataclass(slots=True)
-class _Context:
-    """An execution context and the last work enqueued with it."""
-
-    handle: tensorrt.IExecutionContext
-    event: int
-    stream: int = 0
-
-
-@dataclass(slots=True)
-class _Captured:
-    """A graph over its own buffers; `record` is the kernel's record of it."""
-
-    context: tensorrt.IExecutionContext
-    executable: int
-    buffers: list[int]
-    size: int
-    record: int = 0
-
-
-@dataclass(slots=True)
-class _State:
-    contexts: dict[int, list[_Context]] = field(default_factory=dict)
-    """Free contexts by profile, and `made`: how many there are in all."""
-    made: dict[int, int] = field(default_factory=dict)
-    calls: dict[Shapes, int] = field(default_factory=dict)
-    captured: dict[Shapes, _Captured] = field(default_factory=dict)
-    failed: set[Shapes] = field(default_factory=set)
 
 
 class TensorRtEngine:
@@ -87,15 +49,17 @@ class TensorRtEngine:
     def __init__(self, plan: Plan, data: bytes | mmap.mmap, device: int, stream: int, library: ctypes.CDLL) -> None:
         self._cuda = Cuda(device)
         self._cuda.enter()
-        self._library = library
-        self._stream = stream
         self._memory = DeviceMemory(library, device)
+        place = Device(self._cuda, self._memory, library, stream)
         self._loaded = load_engine(plan, data, self._cuda, self._memory, stream)
         self._engine = self._loaded.engine
         self._private = self._cuda.new_stream()
         self._lock = threading.Lock()
-        self._free = threading.Condition()
-        self._state = _State()
+        self._contexts: dict[int, tensorrt.IExecutionContext] = {}
+        self._scratch = 0
+        self._scratch_bytes = 0
+        self._enqueued = self._cuda.new_event()
+        self._last_stream = 0
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         module = self._loaded.module
         self.inputs: dict[str, DType] = {}
@@ -109,13 +73,14 @@ class TensorRtEngine:
             {name: self._engine.get_tensor_profile_shape(name, profile) for name in self.inputs}
             for profile in range(self._engine.num_optimization_profiles)
         ]
+        self._graphs = Graphs(self._loaded, place, self._private, self.inputs, self.outputs, enqueueing=self._lock)
         start = time.perf_counter()
-        self._warm_up()
+        self._warm_up(stream)
         log.info("%s engine warmed up in %.1f s", plan.backend, time.perf_counter() - start)
         save_kernels(self._loaded)
 
     def run(self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate, stream: int = 0) -> int:
-        """See `Engine.run`. Returns the record of a captured graph for these shapes, 0 if there is none."""
+        """See `Engine.run`. Returns the record of a captured graph for these shapes, 0 if there is none yet."""
         self._cuda.enter()
         for name, dtype in self.inputs.items():
             if inputs[name].dtype != dtype:
@@ -123,80 +88,73 @@ class TensorRtEngine:
         shapes = tuple(inputs[name].shape for name in self.inputs)
         profile = self._profile(shapes)
         self._enqueue(inputs, outputs, allocate, stream, profile)
-        with self._lock:
-            if shapes in self._state.captured:
-                return self._state.captured[shapes].record
-            calls = self._state.calls[shapes] = self._state.calls.get(shapes, 0) + 1
-            if calls < _CAPTURE_AT or shapes in self._state.failed or not _BUFFERS_MIB:
-                return 0
-            # Counted as failed until it has succeeded, so that no other call tries meanwhile.
-            self._state.failed.add(shapes)
-        return self._capture(shapes, profile, inputs, outputs)
+        views = [inputs[name] for name in self.inputs]
+        places = tuple(view.position for view in views), tuple(view.on_host for view in views)
+        return self._graphs.record(Call(shapes, profile, *places, tuple(outputs)))
 
     def close(self) -> None:
         """Free everything; the kernel launches no graph of this engine any more once its record is dropped."""
-        self._cuda.enter()
-        for captured in self._state.captured.values():
-            self._drop(captured)
-        self._state = _State()
+        self._graphs.close()
+        self._contexts = {}
+        self._memory.free(self._scratch)
         self._loaded.close()
 
     def _enqueue(
         self, inputs: dict[str, TensorView], outputs: Sequence[str], allocate: Allocate, stream: int, profile: int
     ) -> None:
-        context = self._take_context(profile, stream)
         uploads: list[int] = []
         try:
-            handle = context.handle
-            for name in self.inputs:
-                view = inputs[name]
-                address = view.address
-                if view.on_host:
-                    size = view.dtype.bytes * math.prod(view.shape)
-                    address = self._memory.allocate(size)
-                    uploads.append(address)
-                    self._cuda.upload(address, view.address, size, stream)
-                handle.set_input_shape(name, view.shape)
-                handle.set_tensor_address(name, address)
-            for index, name in enumerate(outputs):
-                shape = tuple(handle.get_tensor_shape(name))
-                if any(axis < 0 for axis in shape):
-                    raise CannotRun(Reason.ENGINE_FAILED, f"the size of {name} depends on values")
-                handle.set_tensor_address(name, allocate(index, self.outputs[name], shape))
-            if not handle.execute_async_v3(stream):
-                raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or "enqueueing failed")
-            self._cuda.record(context.event, stream)
-            context.stream = stream
+            with self._lock:
+                context = self._context(profile)
+                for name in self.inputs:
+                    view = inputs[name]
+                    address = view.address
+                    if view.on_host:
+                        size = view.dtype.bytes * math.prod(view.shape)
+                        address = self._memory.allocate(size)
+                        uploads.append(address)
+                        self._cuda.upload(address, view.address, size, stream)
+                    if not context.set_input_shape(name, view.shape):
+                        raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or f"{name} can't be {view.shape}")
+                    context.set_tensor_address(name, address)
+                self._give_scratch(context)
+                for index, name in enumerate(outputs):
+                    shape = tuple(context.get_tensor_shape(name))
+                    if any(axis < 0 for axis in shape):
+                        raise CannotRun(Reason.ENGINE_FAILED, f"the size of {name} depends on values")
+                    context.set_tensor_address(name, allocate(index, self.outputs[name], shape))
+                self._execute(context, stream)
         finally:
             # TensorFlow's allocator orders reuse by its stream, on which the engine was enqueued.
             for address in uploads:
                 self._memory.free(address)
-            self._return_context(profile, context)
 
-    def _return_context(self, profile: int, context: _Context) -> None:
-        with self._free:
-            self._state.contexts.setdefault(profile, []).append(context)
-            self._free.notify()
+    def _execute(self, context: tensorrt.IExecutionContext, stream: int) -> None:
+        """Enqueue; what another stream still runs with the same scratch memory ends before. The lock is held."""
+        if self._last_stream not in (0, stream):
+            self._cuda.wait(stream, self._enqueued)
+        if not context.execute_async_v3(stream):
+            raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words() or "enqueueing failed")
+        self._cuda.record(self._enqueued, stream)
+        self._last_stream = stream
 
-    def _take_context(self, profile: int, stream: int) -> _Context:
-        with self._free:
-            while not self._state.contexts.get(profile) and self._state.made.get(profile, 0) >= _CONTEXTS:
-                self._free.wait()
-            free = self._state.contexts.get(profile)
-            context = free.pop() if free else None
-            if context is None:
-                self._state.made[profile] = self._state.made.get(profile, 0) + 1
+    def _context(self, profile: int) -> tensorrt.IExecutionContext:
+        """The profile's context, made at its first use. The lock is held."""
+        context = self._contexts.get(profile)
         if context is None:
-            try:
-                context = _Context(self._loaded.new_context(profile, self._private), self._cuda.new_event())
-            except BaseException:
-                with self._free:
-                    self._state.made[profile] -= 1
-                    self._free.notify()
-                raise
-        if context.stream not in (0, stream):
-            self._cuda.wait(stream, context.event)
+            context = self._contexts[profile] = self._loaded.new_context(profile, self._private)
+            self._cuda.synchronize(self._private)
         return context
+
+    def _give_scratch(self, context: tensorrt.IExecutionContext) -> None:
+        """All contexts share one scratch memory, which grows with the shapes that come. The lock is held."""
+        size = max(context.update_device_memory_size_for_shapes(), 1)
+        if size > self._scratch_bytes:
+            address = self._memory.allocate(size)
+            # Work that still uses the old one was enqueued on TensorFlow's stream, which orders its reuse.
+            self._memory.free(self._scratch)
+            self._scratch, self._scratch_bytes = address, size
+        context.set_device_memory(self._scratch, self._scratch_bytes)
 
     def _profile(self, shapes: Shapes) -> int:
         for number, profile in enumerate(self._profiles):
@@ -208,105 +166,22 @@ class TensorRtEngine:
                 return number
         raise CannotRun(Reason.PROFILE, ", ".join(map(str, shapes)))
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, stream: int) -> None:
         """Run every profile once at its usual sizes: TensorRT for RTX finishes kernels at their first use."""
         for number, profile in enumerate(self._profiles):
             shapes = tuple(tuple(usual) for _, usual, _ in profile.values())
-            context = self._take_context(number, self._private)
             buffers: list[int] = []
             try:
-                self._bind_buffers(context.handle, shapes, tuple(self.outputs), buffers)
-                context.handle.execute_async_v3(self._private)
-                self._cuda.record(context.event, self._private)
-                context.stream = self._private
+                with self._lock:
+                    context = self._context(number)
+                    self._graphs.bind_buffers(context, shapes, tuple(self.outputs), buffers)
+                    self._give_scratch(context)
+                    # TensorFlow's stream may still use what it has handed out, and this is another.
+                    self._cuda.synchronize(stream)
+                    self._execute(context, self._private)
                 self._cuda.synchronize(self._private)
             except CannotRun as error:
                 log.info("an engine was not warmed up: %s", error)
             finally:
                 for address in buffers:
                     self._memory.free(address)
-                self._return_context(number, context)
-
-    def _bind_buffers(
-        self, context: tensorrt.IExecutionContext, shapes: Shapes, outputs: Sequence[str], buffers: list[int]
-    ) -> tuple[list[int], list[tuple[int, ...]]]:
-        """Give a context buffers of its own for its inputs (zeroed) and outputs; their sizes and the outputs' shapes."""
-        for name, shape in zip(self.inputs, shapes, strict=True):
-            context.set_input_shape(name, shape)
-        results = [tuple(context.get_tensor_shape(name)) for name in outputs]
-        if any(axis < 0 for shape in results for axis in shape):
-            raise CannotRun(Reason.ENGINE_FAILED, "the size of a result depends on values")
-        ports = [(name, self.inputs[name], shape) for name, shape in zip(self.inputs, shapes, strict=True)]
-        ports += [(name, self.outputs[name], shape) for name, shape in zip(outputs, results, strict=True)]
-        sizes = [dtype.bytes * math.prod(shape) for _, dtype, shape in ports]
-        for (name, _, _), size in zip(ports, sizes, strict=True):
-            buffers.append(self._memory.allocate(size))
-            context.set_tensor_address(name, buffers[-1])
-        # Memory that TensorFlow has just handed out may still be read by work on its stream.
-        self._cuda.synchronize(self._stream)
-        for address, size in zip(buffers, sizes[: len(self.inputs)], strict=False):
-            self._cuda.clear(address, max(size, 1), self._private)
-        return sizes, results
-
-    def _capture(self, shapes: Shapes, profile: int, inputs: dict[str, TensorView], outputs: Sequence[str]) -> int:
-        """Capture the engine at these shapes; 0 if it can't be, which costs nothing but speed."""
-        buffers: list[int] = []
-        try:
-            context = self._loaded.new_context(profile, self._private)
-            sizes, results = self._bind_buffers(context, shapes, outputs, buffers)
-            self._make_room(sum(sizes))
-            if not context.execute_async_v3(self._private):
-                raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
-            self._cuda.synchronize(self._private)
-            if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(self._private):
-                raise CannotRun(Reason.ENGINE_FAILED, "TensorRT says that this context can't be captured")
-            self._cuda.begin_capture(self._private)
-            try:
-                enqueued = context.execute_async_v3(self._private)
-            except BaseException:
-                self._cuda.abandon_capture(self._private)
-                raise
-            executable = self._cuda.end_capture(self._private)
-            if not enqueued:
-                self._cuda.destroy_graph(executable)
-                raise CannotRun(Reason.ENGINE_FAILED, self._loaded.words())
-        except CannotRun as error:
-            log.info("no CUDA graph for shapes %s: %s", shapes, error)
-            for address in buffers:
-                self._memory.free(address)
-            return 0
-        captured = _Captured(context, executable, buffers, sum(sizes))
-        ports = [
-            abi.graph_port(inputs[name].position, shape, size, address, dtype)
-            for (name, dtype), shape, size, address in zip(self.inputs.items(), shapes, sizes, buffers, strict=False)
-        ]
-        ports += [
-            abi.graph_port(index, shape, size, address, self.outputs[name])
-            for index, (name, shape, size, address) in enumerate(
-                zip(outputs, results, sizes[len(self.inputs) :], buffers[len(self.inputs) :], strict=True)
-            )
-        ]
-        captured.record = abi.create_graph(self._library, ports, len(self.inputs), executable)
-        with self._lock:
-            self._state.captured[shapes] = captured
-            self._state.failed.discard(shapes)
-        return captured.record
-
-    def _make_room(self, size: int) -> None:
-        """Drop the graphs captured longest ago until one with `size` bytes of buffers fits."""
-        limit = _BUFFERS_MIB << 20
-        if size > limit:
-            raise CannotRun(Reason.OUT_OF_MEMORY, f"its buffers take {size >> 20} MiB of {_BUFFERS_MIB}")
-        while True:
-            with self._lock:
-                taken = sum(captured.size for captured in self._state.captured.values())
-                if taken + size <= limit or not self._state.captured:
-                    return
-                oldest = self._state.captured.pop(next(iter(self._state.captured)))
-            self._drop(oldest)
-
-    def _drop(self, captured: _Captured) -> None:
-        self._library.GraftGraphDrop(captured.record)
-        self._cuda.destroy_graph(captured.executable)
-        for address in captured.buffers:
-            self._memory.free(address)
