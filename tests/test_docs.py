@@ -175,7 +175,7 @@ def test_code_of_whole_conversions_runs(document: str, tmp_path: Path, monkeypat
     assert run_blocks(ROOT / document, "") > 0
 
 
-@pytest.mark.parametrize("document", ["docs/report.md", "docs/engine-op.md"])
+@pytest.mark.parametrize("document", ["docs/report.md", "docs/engine-op.md", "docs/deployment.md"])
 def test_code_beside_a_converted_model_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     convert(vision.small_cnn(), "out", Config(backend="onnxruntime"))
@@ -188,7 +188,7 @@ def test_every_runnable_block_is_run_by_a_test() -> None:
     assert plain == {"README.md", "docs/stages-api.md"}
     # test_serving.py runs docs/serving.md, test_tutorial.py docs/tutorial.md, test_tftrt_converter.py the page on TF-TRT
     elsewhere = {"docs/serving.md", "docs/tutorial.md", "docs/migrating-from-tf-trt.md"}
-    assert beside == {"docs/report.md", "docs/engine-op.md", *elsewhere}
+    assert beside == {"docs/report.md", "docs/engine-op.md", "docs/deployment.md", *elsewhere}
 
 
 def test_splitting_explains_every_reason() -> None:
