@@ -82,10 +82,13 @@ def check_options(frozen: FrozenGraph, precision: str, options: CalibrationOptio
     """Raise where a precision needs ranges and there is nothing to take them from.
 
     Raises:
-        CalibrationError: no samples, no table, and the model states no ranges itself; or the method is unknown.
+        CalibrationError: no samples, no table, and the model states no ranges itself; the table can't be read; or the
+            method is unknown.
     """
     if options.method not in METHODS:
         raise CalibrationError(f"calibration method {options.method!r} is unknown", f"choose {', '.join(METHODS)}")
+    if options.table is not None:
+        CalibrationTable.read(options.table)
     given = options.table is not None or options.samples is not None
     if precision in QUANTISED and not given and not states_ranges(frozen):
         raise CalibrationError(

@@ -320,3 +320,16 @@ def test_what_overflowed_on_samples_is_made_and_read_in_float32(tensor: str) -> 
 def test_kept_ops_compute_in_float32() -> None:
     types = computing_types(convert(tiny.conv(layers=3), "fp16", keep=["conv_1"]))
     assert (types["conv_0"], types["conv_1"], types["conv_2"]) == (tiny.HALF, tiny.FLOAT, tiny.HALF)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(8, tiny.HALF), (64, tiny.FLOAT)])
+def test_means_over_many_elements_are_taken_in_float32(size: int, dtype: int) -> None:
+    nodes = [
+        node("Relu", ["input_0"], "relu"),
+        node("AveragePool", ["relu"], "pool", kernel_shape=[size, size]),
+        node("GlobalAveragePool", ["relu"], "mean"),
+        node("Sub", ["pool", "mean"], "output_0"),
+    ]
+    model = tiny.model(nodes, [tiny.value("input_0", [1, 2, 64, 64])], [tiny.value("output_0", [None] * 4)])
+    types = computing_types(convert(model, "fp16"))
+    assert (types["relu"], types["pool"], types["mean"]) == (tiny.HALF, dtype, tiny.FLOAT)

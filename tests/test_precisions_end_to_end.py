@@ -21,8 +21,9 @@ from stages.backends.base import PRECISIONS
 from stages.build import EngineOptions, build
 from stages.calibrating import CalibrationOptions
 from stages.compare import TOLERANCES
-from stages.errors import CalibrationError, SplitError
-from stages.precision import CalibrationTable
+from stages.errors import BuildError, CalibrationError, SplitError
+from stages.precision import CalibrationTable, Range
+from stages.precision import convert as write_precision
 from tests.conftest import Converted
 
 Convert = Callable[..., Converted]
@@ -178,6 +179,30 @@ def test_a_region_in_which_nothing_is_quantised_is_built_in_fp16(partition: Part
     assert engine.note.endswith("; built in fp16")
 
 
+@pytest.mark.slow
+def test_the_engine_cache_knows_the_ranges(
+    partition: Partition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setenv("GRAFTRT_CACHE_DIR", str(tmp_path / "cache"))
+    first = tmp_path / "calibration.json"
+    build(partition, tmp_path / "ort", options=EngineOptions((ORT,), "int8", calibration=CalibrationOptions(images(1))))
+    first.write_text((tmp_path / "ort" / "calibration.json").read_text())
+    table = CalibrationTable.read(first)
+    (digest,) = table.regions
+    wider = {name: replace(seen, amax=seen.amax * 2) for name, seen in table.regions[digest].items()}
+    second = tmp_path / "edited.json"
+    replace(table, regions={digest: wider}).write(second)
+
+    def sha256(path: Path, name: str) -> str:
+        options = EngineOptions(("tensorrt_rtx",), "int8", calibration=CalibrationOptions(table=path))
+        (engine,) = build(partition, tmp_path / name, options=options).engines
+        assert engine.fingerprint.precision == "int8"
+        return engine.sha256
+
+    assert sha256(first, "a") == sha256(first, "b") != sha256(second, "c")
+
+
 def test_the_stage_by_itself_calibrates_on_samples(partition: Partition, tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", **images(1)[0])
     arguments = ["build", str(partition.folder), str(tmp_path / "out"), "--backend", ORT, "--precision", "int8"]
@@ -196,6 +221,10 @@ def test_fake_quantisation_becomes_pairs_with_its_own_ranges(converted: Convert)
     assert [float(scale * 127) for scale in scales] == pytest.approx([3, 6, 4], rel=1e-6)
     assert not {"Floor", "Round"} & {n.op_type for n in made.graph.node}
     assert len([n for n in made.graph.node if n.op_type == "Transpose"]) == 2, "only at the boundary"
+    exact = onnx.load(done.out / "stages" / "split" / "regions" / "region_0" / "model.onnx")
+    (first, *_) = [op for op in done.in_engines if op.endswith("FakeQuantWithMinMaxVars")]
+    with pytest.raises(BuildError, match="nothing in it can be quantised"):
+        write_precision(exact, "int8", fixed={first: Range(3, -3, 3)}, keep=[first])
     result = done.run(model.inputs)["result"]
     steps = np.rint(result / (4 / 127))
     assert np.allclose(result, steps * (4 / 127), atol=1e-5), "the output lies on the model's own grid"
