@@ -1,5 +1,6 @@
 # make convert MODEL=…   convert a model; sets everything up on a fresh machine
 # make test              lint, types and all tests; likewise
+# make docs              README and docs/ as pages with a search, in build/site; likewise
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ OUT ?= out/$(subst /,_,$(subst :,_,$(MODEL)))
 PRECISION ?= fp32
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: setup convert test test-fast test-gpu survey lint type bench clean
+.PHONY: setup convert test test-fast test-gpu survey lint type bench docs clean
 
 setup: $(READY)
 
@@ -48,5 +49,9 @@ type: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f docs/site/mkdocs.yml
+	@echo "to read them: $(PYTHON) -m http.server -d build/site"
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build/site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -109,7 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     inspect = add(
         "inspect", "Say what would be converted, without building; or what lies in a folder or file of GraftRT's."
     )
-    inspect.add_argument("target", help=f"{MODEL_HELP}; or a folder that a command wrote, a region's .onnx, a .plan")
+    inspect.add_argument(
+        "target",
+        help=f"{MODEL_HELP}; or a folder that a command wrote, a region's .onnx, a .plan; -v names every op that stays in "
+        "TensorFlow, with the reason",
+    )
     _model_options(inspect)
     _candidate_options(inspect)
     _library_options(inspect)
@@ -187,7 +191,8 @@ def _shape_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="NPZ",
-        help="real inputs, one array per input, or a folder of such files; may be repeated",
+        help="real inputs: a file of numpy.savez with an array for each input, under the name that `inspect` gives; or a "
+        "folder of such files; may be repeated",
     )
 
 

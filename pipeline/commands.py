@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pipeline.run import Progress, Quiet, convert, freeze_model, samples_of
 from pipeline.timing import Effort
 from pipeline.verify import explain, verify_folder
 from stages import backends, op_libraries, recordjson, storage
-from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition
+from stages.artifacts import EngineSet, FrozenGraph, LeftOp, OnnxExport, Partition
 from stages.build import build
 from stages.errors import ConversionError, VerifyError
 from stages.export import export
@@ -226,23 +226,34 @@ def _is_converted(target: str) -> bool:
 def _inspect(options: argparse.Namespace) -> None:
     known = inspect_path(Path(options.target))
     if known is not None:
-        print(json.dumps(known, indent=1) if options.json else "\n".join(_outline(known)))
+        lines = _outline(known)
+        if options.verbose and known["kind"] == "conversion":
+            lines += _by_layer(Report.read(Path(options.target) / "report.json").left_in_tensorflow)
+        print(json.dumps(known, indent=1) if options.json else "\n".join(lines))
         return
     found = inspect_model(options.target, _config(options), progress=_progress(options))
     share = found.ops_in_regions / found.ops_total if found.ops_total else 0.0
     lines = [f"input  {tensor.name}: {tensor.dtype} {shape_text(tensor.shape)}" for tensor in found.inputs]
     lines += [f"output {tensor.name}: {tensor.dtype} {shape_text(tensor.shape)}" for tensor in found.outputs]
     lines.append(
-        f"{found.ops_in_regions} of {found.ops_total} ops ({share:.1%}) would be in {len(found.regions)} engines"
+        f"{found.ops_in_regions} of {found.ops_total} ops ({share:.1%}) would be in "
+        f"{len(found.regions)} engine{'s' * (len(found.regions) != 1)}"
     )
     for region in found.regions:
         most = ", ".join(f"{count} {op}" for op, count in list(region.onnx_ops.items())[:5])
         lines.append(f"  {region.name}: {len(region.ops)} ops; ONNX: {most}")
     lines += reason_lines(found.left_in_tensorflow)
     if options.verbose:
-        for layer, ops in by_layer(found.left_in_tensorflow).items():
-            lines += [f"{layer}:"] + [f"  {op.node} ({op.op}): {op.reason.value}: {op.detail}" for op in ops]
+        lines += _by_layer(found.left_in_tensorflow)
     _tell(options, found, lines)
+
+
+def _by_layer(left: Iterable[LeftOp]) -> list[str]:
+    """Every op that stays, by layer, with its reason."""
+    lines = []
+    for layer, ops in by_layer(left).items():
+        lines += [f"{layer}:"] + [f"  {op.node} ({op.op}): {op.reason.value}: {op.detail}" for op in ops]
+    return lines
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from stages.artifacts import LeftOp, Reason
 REMEDIES: dict[Reason, str] = {
     Reason.REFUSED: "another version of TensorRT may take it, or other ops in the model",
     Reason.BUILD_FAILED: "--time-limit or --workspace-mib if it speaks of time or memory; else another version of TensorRT",
-    Reason.DTYPE: "cast to float32 in the model, if that is precise enough",
+    Reason.DTYPE: "cast to float32 in the model, if it is a number and that is precise enough",
     Reason.UNKNOWN_RANK: "shapes in the model's signature, or tf.ensure_shape in the model",
     Reason.CONTROL_FLOW: "save the model again from TensorFlow 2",
     Reason.TOO_SMALL: "--min-region 1, if an engine of its own is worth its boundary",
@@ -19,7 +19,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.USER: "drop --keep-in-tf",
     Reason.WRONG_RESULT: "--samples with real inputs, if random ones are invalid for the model",
     Reason.SHAPE_TENSOR: "compute the shape from constants, or from tf.shape of a tensor inside the region",
-    Reason.UNSAFE: "other ops in the model",
+    Reason.UNSAFE: "other ops in the model; nothing where the detail speaks of an effect, a table or random numbers",
 }
 """What a user can do; nothing is said where nothing can be done."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +70,16 @@ class StoredSample(Mapping[str, Array]):
 
     Attributes:
         names: the array's name in the file, by tensor.
+        dtypes: the input's dtype, by tensor, where the file's may be numpy's wider one.
     """
 
     path: Path
     names: Mapping[str, str]
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, tensor: str) -> Array:
         """Raises SplitError where the file can't be read any more."""
-        return _arrays(self.path, self.names[tensor])[self.names[tensor]]
+        return _narrowed(_arrays(self.path, self.names[tensor])[self.names[tensor]], self.dtypes.get(tensor, ""))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -116,7 +118,8 @@ def _stored(frozen: FrozenGraph, path: Path, arrays: Mapping[str, Array]) -> Map
     """The sample in a file; in memory where it holds strings, which files have in another form."""
     sample = check(frozen, arrays)
     names = {frozen.inputs[position(frozen, name)].name: name for name in arrays}
-    return StoredSample(path, names) if _plain(sample) else sample
+    dtypes = {tensor: array.dtype.name for tensor, array in sample.items()}
+    return StoredSample(path, names, dtypes) if _plain(sample) else sample
 
 
 def _put(frozen: FrozenGraph, sample: Mapping[str, Array], path: Path) -> Mapping[str, Array]:
@@ -160,8 +163,8 @@ def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """
     result: dict[str, Array] = {}
     for name, value in arrays.items():
-        array = np.asarray(value)
         tensor = frozen.inputs[position(frozen, name)]
+        array = _narrowed(np.asarray(value), tensor.dtype)
         if tensor.dtype == "string":
             array = array.astype(object)
         elif array.dtype.name != tensor.dtype:
@@ -175,6 +178,15 @@ def check(frozen: FrozenGraph, arrays: Mapping[str, Array]) -> dict[str, Array]:
     if missing:
         raise SplitError(f"samples: no array for input {', '.join(missing)}", "add it to the samples")
     return result
+
+
+def _narrowed(array: Array, dtype: str) -> Array:
+    """numpy makes float64 and int64 where nobody asks for a dtype: for an input of float32 or int32 the same values in that."""
+    if dtype == "float32" and array.dtype == np.float64:
+        return array.astype(np.float32)
+    if dtype == "int32" and array.dtype == np.int64 and np.array_equal(array, narrow := array.astype(np.int32)):
+        return narrow
+    return array
 
 
 def _resized(sample: Array, shape: tuple[int, ...]) -> Array:

@@ -11,6 +11,7 @@ from fixtures import cuts, vision
 from pipeline import Config, convert
 from pipeline.cli import main
 from pipeline.inspection import inspect_model, inspect_path
+from pipeline.report import Report
 from stages import judge, reference
 from stages.artifacts import Reason
 from stages.errors import ArtifactError
@@ -75,7 +76,9 @@ def test_a_conversion_its_stages_a_region_and_a_plan_are_recognised(
 ) -> None:
     out = tmp_path / "out"
     convert(
-        str(cuts.diamond().save(tmp_path / "model")), out, Config(backend="tensorrt_rtx,onnxruntime", keep_stages=True)
+        str(cuts.diamond().save(tmp_path / "model")),
+        out,
+        Config(backend="tensorrt_rtx,onnxruntime", keep_stages=True, min_region=1, keep_in_tf=("BatchMatMulV2",)),
     )
     region = out / "regions" / "region_0"
     kinds = {
@@ -94,6 +97,11 @@ def test_a_conversion_its_stages_a_region_and_a_plan_are_recognised(
     assert plan["built"]["backend"] == "tensorrt_rtx"
     assert main(["inspect", str(region)]) == 0
     assert "kind: region" in capsys.readouterr().out
+    left = Report.read(out / "report.json").left_in_tensorflow
+    assert left
+    assert main(["inspect", str(out), "-v"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {op.node} ({op.op}): {op.reason.value}: {op.detail}" in said for op in left)
     assert inspect_path(tmp_path / "model") is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from stages.artifacts import FrozenGraph, Shape, ShapeRange, Source, Tensor
 from stages.errors import SplitError
-from stages.samples import MOST_VERIFIED, StoredSample, draw, read, verification_samples
+from stages.samples import MOST_VERIFIED, StoredSample, check, draw, read, verification_samples
 from stages.sizes import SizeRange, Sizes, size_ranges
 
 
@@ -209,6 +209,20 @@ def test_what_an_iterator_gives_once_goes_into_files(tmp_path: Path) -> None:
     assert not isinstance(words[0], StoredSample), "text has another form in files"
 
 
+def test_numpys_own_dtypes_become_the_inputs_where_no_value_changes_its_meaning(npz: Callable[..., Path]) -> None:
+    frozen = model(image=("float32", (None, 2)), ids=("int32", (None,)))
+    (stored,) = read(frozen, npz(image=np.full((1, 2), 0.1), ids=np.array([7])))
+    given = check(frozen, {"image": np.full((1, 2), 0.1), "ids": np.array([7])})
+    for sample in (stored, given):
+        assert {name: array.dtype.name for name, array in sample.items()} == {
+            "image_node:0": "float32",
+            "ids_node:0": "int32",
+        }
+        assert sample["image_node:0"].tolist() == [[np.float32(0.1), np.float32(0.1)]]
+    with pytest.raises(SplitError, match="dtype int64"):
+        check(frozen, {"ids": np.array([2**40])})
+
+
 def test_string_samples_are_written_as_text(npz: Callable[..., Path]) -> None:
     (sample,) = read(model(words=("string", (None,))), npz(words=np.array(["a", "bc"])))
     assert sample["words_node:0"].dtype == object
@@ -219,7 +233,7 @@ def test_string_samples_are_written_as_text(npz: Callable[..., Path]) -> None:
     [
         ({}, "no array for input image"),
         ({"nope": np.zeros(1, np.float32)}, "nope: the model has no such input"),
-        ({"image": np.zeros((1, 4, 4, 3))}, "sample image: dtype float64\n  try: the model's input is float32"),
+        ({"image": np.zeros((1, 4, 4, 3), np.uint8)}, "sample image: dtype uint8\n  try: the model's input is float32"),
         ({"image": np.zeros((1, 4, 4), np.float32)}, r"shape \(1, 4, 4\)\n  try: .* \(\?, 4, 4, 3\)"),
         ({"image": np.full((1, 4, 4, 3), np.nan, np.float32)}, "sample image: contains NaN"),
     ],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _EFFECT = "its effect would be dropped without a word"
 _RANDOM = "draws other numbers than TensorFlow"
 _V1_CONTROL_FLOW = "a region may hold half of a TF 1 loop or conditional"
-_RESOURCE = "holds state that a region can't"
+_RESOURCE = "the table, queue or iterator that it uses lives in TensorFlow"
 
 UNSAFE: Mapping[str, str] = {
     "AsString": "formats numbers otherwise than TensorFlow",
