@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     # What a command has no option for is as if the option were not given.
     common.set_defaults(
         precision="fp32",
+        calibration=None,
+        calibration_table=None,
         backend="auto",
         on_failure="native",
         shape=[],
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     build = _stage(add, "build", "Stage 4: a plan for every region.", "split")
     _build_options(build)
     _precision_option(build)
+    _samples_option(build)
     _stitch_options(_stage(add, "stitch", "Stage 5: the model with engines in it.", "build"))
     inspect = add(
         "inspect", "Say what would be converted, without building; or what lies in a folder or file of GraftRT's."
@@ -163,6 +166,16 @@ def _candidate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _samples_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        action="append",
+        metavar="NPZ",
+        help="real inputs, one array per input, or a folder of such files; may be repeated",
+    )
+
+
 def _shape_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape",
@@ -171,13 +184,7 @@ def _shape_option(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT=MIN,OPT,MAX",
         help="sizes of an input, as x=1x224x224x3,8x224x224x3,32x224x224x3; repeat for more inputs or profiles",
     )
-    parser.add_argument(
-        "--samples",
-        type=Path,
-        action="append",
-        metavar="NPZ",
-        help="real inputs, one array per input, or a folder of such files; may be repeated",
-    )
+    _samples_option(parser)
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
@@ -203,7 +210,20 @@ def _build_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _precision_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "fp16"), help="default: fp32")
+    parser.add_argument(
+        "--precision", default="fp32", choices=("fp32", "tf32", "fp16", "bf16", "int8", "fp8"), help="default: fp32"
+    )
+    parser.add_argument(
+        "--calibration",
+        choices=("entropy", "minmax", "percentile", "mse"),
+        help="how int8 takes ranges from the samples (default: entropy)",
+    )
+    parser.add_argument(
+        "--calibration-table",
+        type=Path,
+        metavar="JSON",
+        help="calibration.json of an earlier conversion of this model, to take ranges from instead of samples",
+    )
 
 
 def _stitch_options(parser: argparse.ArgumentParser) -> None:

@@ -71,6 +71,7 @@ def _config(options: argparse.Namespace) -> Config:
         backend=options.backend,
         shapes=tuple(map(shape_range, options.shape)),
         samples=options.samples,
+        calibration_table=options.calibration_table,
         keep_in_tf=tuple(options.keep_in_tf),
         min_region=options.min_region,
         max_error=options.max_error,
@@ -88,6 +89,8 @@ def _config(options: argparse.Namespace) -> Config:
         keep_stages=options.keep_stages,
         tensorboard=options.tensorboard,
     )
+    if options.calibration is not None:
+        config = replace(config, calibration=options.calibration)
     if options.max_profiles is not None:
         config = replace(config, max_profiles=options.max_profiles)
     if options.time_limit is not None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from stages.artifacts import ShapeRange
 from stages.build import EngineOptions
+from stages.calibrating import DEFAULT_METHOD, CalibrationOptions
 from stages.compare import TOLERANCES
 from stages.errors import ConversionError
 from stages.model import Scalar
+from stages.precision.histogram import METHODS
 from stages.samples import Samples
 from stages.sizes import DEFAULT_MAX_PROFILES
 from stages.split import SplitOptions
@@ -22,17 +24,21 @@ class Config:
     """How to convert a model.
 
     Attributes:
-        precision: `fp32` (IEEE, TensorRT's TF32 off), `tf32` or `fp16`.
+        precision: `fp32` (IEEE, TensorRT's TF32 off), `tf32`, `fp16`, `bf16`, `int8` or `fp8`.
+        calibration: how int8 takes ranges from the samples: `entropy`, `minmax`, `percentile` or `mse`.
+        calibration_table: the `calibration.json` of an earlier conversion of the same model, to take ranges from instead.
         backend: `auto`, or names with commas between: `tensorrt`, `tensorrt_rtx`, `onnxruntime`. `auto` takes the
             TensorRT that imports, and ONNX Runtime too on a machine without a GPU.
         shapes: sizes of the model's inputs; see `shape_range`. An open first axis needs none (1, 8 and 32 are taken).
-        samples: real inputs, to verify on besides random ones, and to learn shape profiles from: an `.npz` file with one
-            array per input (a sample), a folder of such files, or an iterable of such files or of dicts from input to array.
+        samples: real inputs, to verify on besides random ones, to learn shape profiles from, and to calibrate on: an `.npz`
+            file with one array per input (a sample), a folder of such files, or an iterable of such files or of dicts
+            from input to array. Of these any number: what lies in files or comes from an iterator is not kept in memory.
         max_profiles: the most shape profiles that are made of the samples' sizes, where `shapes` gives none.
         keep_in_tf: op types, node names or patterns (`decoder/*`) that stay in TensorFlow.
         min_region: smallest number of computing ops that make an engine; None: as many as pay for its boundary, by an
             estimate from shapes.
-        max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16.
+        max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16,
+            2e-2 for bf16, 0.1 for int8 and fp8.
         signature, tags: which signature of a SavedModel; None: `serving_default` (or the only one), and `serve`.
         inputs, outputs: tensors of a frozen `.pb` or a checkpoint; None: guessed where unambiguous.
         constants: inputs that are to be none, with the value that they always have, as `{"is_training": False}`; what
@@ -52,6 +58,8 @@ class Config:
     backend: str = "auto"
     shapes: tuple[ShapeRange, ...] = ()
     samples: Samples = None
+    calibration: str = DEFAULT_METHOD
+    calibration_table: Path | None = None
     max_profiles: int = DEFAULT_MAX_PROFILES
     keep_in_tf: tuple[str, ...] = ()
     min_region: int | None = None
@@ -74,6 +82,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.precision not in TOLERANCES:
             raise ConversionError(f"precision {self.precision!r} is unknown", f"choose {', '.join(TOLERANCES)}")
+        if self.calibration not in METHODS:
+            raise ConversionError(f"calibration {self.calibration!r} is unknown", f"choose {', '.join(METHODS)}")
         if self.on_failure not in ("native", "fail"):
             raise ConversionError(f"on_failure {self.on_failure!r} is unknown", "choose native or fail")
         if self.min_region is not None and self.min_region < 1:
@@ -152,4 +162,5 @@ def engine_options(config: Config, names: tuple[str, ...]) -> EngineOptions:
         capabilities=config.capabilities,
         time_limit_seconds=config.time_limit_seconds,
         use_cache=config.cache,
+        calibration=CalibrationOptions(config.samples, config.calibration, config.calibration_table),
     )

@@ -21,7 +21,8 @@ from pipeline.verify import explain, verify
 from stages import backends, op_libraries, storage
 from stages.artifacts import EngineSet, FrozenGraph, StitchedGraph
 from stages.backends.hardware import gpu_count
-from stages.build import build
+from stages.build import TABLE, build
+from stages.calibrating import check_options
 from stages.compare import Array
 from stages.errors import VerifyError
 from stages.export import export
@@ -72,8 +73,9 @@ def convert(
         work = folder / "stages"
         with clock.stage("freeze"):
             frozen, config = freeze_model(model, work / "freeze", config)
-        given = read_samples(frozen, config.samples)
-        config = replace(config, samples=given)  # an iterator gives them once
+        given = read_samples(frozen, config.samples, spool=work / "samples")
+        config = replace(config, samples=given or None)  # an iterator gives them once
+        check_options(frozen, config.precision, engine_options(config, names).calibration)
         ranges = size_ranges(frozen, config.shapes, given, config.max_profiles)
         samples = verification_samples(frozen, ranges, given)
         with clock.stage("export"):
@@ -185,6 +187,8 @@ def _arrange(stitched: StitchedGraph, engines: EngineSet, folder: Path) -> None:
     graph_def = stitched.folder / "model.pb"
     if graph_def.exists():
         graph_def.rename(folder / "model.pb")
+    if (engines.folder / TABLE).exists():
+        storage.link_or_copy(engines.folder / TABLE, folder / TABLE)
     for region in engines.partition.regions:
         target = folder / "regions" / region.name
         target.mkdir(parents=True)

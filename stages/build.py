@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from stages import onnx_files, precision, storage
@@ -13,12 +14,22 @@ from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Parti
 from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.crew import Crew, Workers
 from stages.backends.isolated import Worker
+from stages.calibrating import CalibrationOptions, Ranges, calibrated_ranges
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
 from stages.profiles import onnx_inputs
 from stages.sizes import shape_text
 
-_FALLBACK = {"fp16": ("fp16", "fp32"), "tf32": ("tf32", "fp32"), "fp32": ("fp32",)}
+_FALLBACK = {
+    "fp32": ("fp32",),
+    "tf32": ("tf32", "fp32"),
+    "fp16": ("fp16", "fp32"),
+    "bf16": ("bf16", "fp32"),
+    "int8": ("int8", "fp16", "fp32"),
+    "fp8": ("fp8", "fp16", "fp32"),
+}
+TABLE = "calibration.json"
+"""The file in a build's folder that holds the ranges that were used."""
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +40,9 @@ class EngineOptions:
 
     Attributes:
         backends: names, the most wanted first.
-        precision: fp32 (IEEE), tf32 or fp16; a region that fails in it falls back to fp32, noted in its engine.
+        precision: fp32 (IEEE), tf32, fp16, bf16, int8 or fp8; a region that fails in it falls back (int8 and fp8 to fp16,
+            all to fp32), noted in its engine.
+        calibration: where int8 and fp8 take ranges from, and fp16 if there is anything to take them from.
         workspace_mib: scratch memory that an engine may use, in MiB; None: the library's default.
         capabilities: compute capabilities to aim at, as `8.6`; empty: the library's default set.
         time_limit_seconds: for one build of one region.
@@ -45,15 +58,19 @@ class EngineOptions:
     time_limit_seconds: float = 600.0
     memory_limit_mib: int | None = None
     use_cache: bool = True
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
 
 
 def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineSet:
     """Compile each region into `out/regions/<region>/<backend>.plan` (or `.onnx`), its fingerprint beside it as JSON.
 
     A region needs an engine of a GPU back end if one was asked for; without, it is in `failed` and has no engine at all.
+    The ranges that were used are in `out/calibration.json`.
 
     Raises:
         BuildError: the precision is unknown, or an open axis has no range for a TensorRT back end.
+        CalibrationError: int8 or fp8 has nothing to take ranges from, or the calibration table is another model's.
+        SplitError, VerifyError: samples don't fit the model, or TensorFlow can't run it on them.
         BackendError: a back end is unknown, or its library is missing.
         ArtifactError: `out` exists or can't be written.
     """
@@ -67,7 +84,12 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
         if any(worker.backend.device == "gpu" for worker in lead):
             for region in partition.regions:
                 _refuse_open_axes(region)
-        compiler = _Compiler(options, EngineCache() if options.use_cache else None)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            table = calibrated_ranges(partition, options.precision, options.calibration, scratch=Path(scratch))
+        if table is not None:
+            table.write(folder / TABLE)
+        given = Ranges.of(partition, options.precision, table)
+        compiler = _Compiler(options, EngineCache() if options.use_cache else None, given)
 
         def compile_one(workers: Workers, numbered: tuple[int, Region]) -> list[Engine] | FailedRegion:
             number, region = numbered
@@ -91,12 +113,13 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
 class _Compiler:
     options: EngineOptions
     cache: EngineCache | None
+    ranges: Ranges
 
     def compile(self, workers: Workers, region: Region, folder: Path) -> list[Engine] | FailedRegion:
         """Engines for one region, in the order of the back ends; `folder` is removed when it fails."""
         shutil.rmtree(folder, ignore_errors=True)  # an earlier try may have got no answer
         folder.mkdir(parents=True)
-        models = _Models(region, folder / ".models")
+        models = _Models(region, folder / ".models", self.ranges)
         results = [(worker, self._compile_for(worker, region, models, folder)) for worker in workers]
         models.remove()
         engines = [result for _, result in results if isinstance(result, Engine)]
@@ -116,8 +139,11 @@ class _Compiler:
         plan = folder / f"{backend.name}{backend.suffix}"
         failures: list[str] = []
         for used in dict.fromkeys(_precisions(self.options.precision, backend.device)):
+            if used == "bf16" and backend.device == "cpu":
+                failures.append("bf16: ONNX Runtime has no bfloat16 kernels for a CPU")
+                continue
             try:
-                model, digest = models.get(used)
+                model, digest = models.get(used, backend.device)
             except BuildError as error:
                 failures.append(f"{used}: {error.problem}")
                 continue
@@ -160,27 +186,32 @@ class _Compiler:
 class _Models:
     """A region's ONNX model in the precisions that its engines need, each converted once."""
 
-    def __init__(self, region: Region, folder: Path) -> None:
+    def __init__(self, region: Region, folder: Path, ranges: Ranges) -> None:
         self._region = region
         self._folder = folder
+        self._ranges = ranges
         self._made: dict[str, tuple[Path, str]] = {}
 
-    def get(self, wanted: str) -> tuple[Path, str]:
-        """The model to compile, and its SHA-256.
+    def get(self, wanted: str, device: str) -> tuple[Path, str]:
+        """The model to compile for a device, and its SHA-256.
 
         Raises:
             BuildError: the model can't be converted.
         """
         if wanted in ("fp32", "tf32"):
             return self._region.model, self._region.digest
-        if wanted not in self._made:
+        # ONNX Runtime has int8 kernels for a CPU only where the rest is float32; E4M3 it computes in no other way at all.
+        rest = "fp32" if wanted == "int8" and device == "cpu" else "fp16"
+        name = f"{wanted}_{rest}"
+        if name not in self._made:
             model, weights = onnx_files.load_model(self._region.model)
-            model = precision.convert(model, wanted, weights)
+            seen, fixed = self._ranges.of_region(self._region)
+            model = precision.convert(model, wanted, weights, ranges=seen, fixed=fixed, rest=rest)
             self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"{wanted}.onnx"
+            path = self._folder / f"{name}.onnx"
             onnx_files.save_model(model, path, weights)
-            self._made[wanted] = path, onnx_files.digest(path)
-        return self._made[wanted]
+            self._made[name] = path, onnx_files.digest(path)
+        return self._made[name]
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

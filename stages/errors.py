@@ -57,6 +57,10 @@ class BuildError(ConversionError):
     stage = "build"
 
 
+class CalibrationError(BuildError):
+    """The ranges that int8 and fp8 need are missing, damaged or another model's."""
+
+
 class StitchError(ConversionError):
     """The engines can't be put back into the TensorFlow graph."""
 

@@ -1,9 +1,14 @@
-"""Inputs to run a model on: given by the user, or drawn from shapes and dtypes."""
+"""Inputs to run a model on: given by the user, or drawn from shapes and dtypes.
+
+Samples that lie in files stay there, and are read one at a time whenever one is run on: there may be more than fit into
+memory. What an iterator gives once is put into files, so that it can be run on again.
+"""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,22 +64,73 @@ def verification_samples(
     return [dict(sample) for sample in list(chosen.values())[:MOST_VERIFIED]] + drawn
 
 
-def read(frozen: FrozenGraph, source: Samples) -> list[dict[str, Array]]:
+@dataclass(frozen=True, slots=True)
+class StoredSample(Mapping[str, Array]):
+    """A checked sample in an `.npz` file, by tensor name; an array is read when it is asked for.
+
+    Attributes:
+        names: the array's name in the file, by tensor.
+    """
+
+    path: Path
+    names: Mapping[str, str]
+
+    def __getitem__(self, tensor: str) -> Array:
+        """Raises SplitError where the file can't be read any more."""
+        return _arrays(self.path, self.names[tensor])[self.names[tensor]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read(frozen: FrozenGraph, source: Samples, *, spool: Path | None = None) -> list[Mapping[str, Array]]:
     """Samples by tensor name (none from None).
 
     Args:
         source: an `.npz` file with one array for each input, named by its keyword: one sample a file; a folder of such
             files; or an iterable (consumed once) of such files, or of dicts from keyword to array.
+        spool: folder to make for what an iterator gives; None: it is kept in memory.
 
     Raises:
         SplitError: no such file, a missing or unknown name, a wrong dtype or shape, NaN.
+        OSError: `spool` can't be written.
     """
     entries = [] if source is None else [source] if isinstance(source, (str, Path)) else source
-    found: list[dict[str, Array]] = []
+    once = spool if isinstance(entries, Iterator) else None
+    found: list[Mapping[str, Array]] = []
     for entry in entries:
-        arrays = [_arrays(file) for file in _files(Path(entry))] if isinstance(entry, (str, Path)) else [entry]
-        found += [check(frozen, sample) for sample in arrays]
+        if isinstance(entry, StoredSample):
+            found.append(entry)
+        elif isinstance(entry, (str, Path)):
+            found += [_stored(frozen, file, _arrays(file)) for file in _files(Path(entry))]
+        else:
+            sample = check(frozen, entry)
+            found.append(sample if once is None else _put(frozen, sample, once / f"{len(found):06}.npz"))
     return found
+
+
+def _stored(frozen: FrozenGraph, path: Path, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+    """The sample in a file; in memory where it holds strings, which files have in another form."""
+    sample = check(frozen, arrays)
+    names = {frozen.inputs[position(frozen, name)].name: name for name in arrays}
+    return StoredSample(path, names) if _plain(sample) else sample
+
+
+def _put(frozen: FrozenGraph, sample: Mapping[str, Array], path: Path) -> Mapping[str, Array]:
+    if not _plain(sample):
+        return sample
+    path.parent.mkdir(parents=True, exist_ok=True)
+    named = {f"input_{number}": sample[tensor.name] for number, tensor in enumerate(frozen.inputs)}
+    np.savez(path, allow_pickle=False, **named)
+    return StoredSample(path, {tensor.name: f"input_{number}" for number, tensor in enumerate(frozen.inputs)})
+
+
+def _plain(sample: Mapping[str, Array]) -> bool:
+    """Whether all arrays are of dtypes that numpy's files keep."""
+    return all(array.dtype.kind in "biufc" for array in sample.values())
 
 
 def _files(path: Path) -> list[Path]:
@@ -84,14 +140,15 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _arrays(path: Path) -> dict[str, Array]:
+def _arrays(path: Path, *names: str) -> dict[str, Array]:
+    """The arrays of these names, or all."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise SplitError(f"samples {path}: hold one array without a name", _REMEDY)
         with loaded as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            return {name: archive[name] for name in names or archive.files}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SplitError(f"samples {path}: can't be read: {error}", _REMEDY) from error
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from stages.artifacts import Profile
 from stages.errors import BackendError
 
-PRECISIONS = ("fp32", "tf32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Writes a precision into an ONNX model: TensorRT's strongly typed networks compute in the types that the model states.
+"""fp16 and bf16: casts placed so that what gains computes in 16 bits, and what must stay float32 does.
 
 Half precision follows TensorFlow's automatic mixed precision (`auto_mixed_precision_lists.h`): some ops gain from it,
 some follow their inputs, all others stay in float32. Ready-made converters round every float32 op's result to
@@ -8,12 +8,14 @@ from op to op, and a cast stands only where a half-precision op reads one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.errors import BuildError
 from stages.onnx_files import key_of, stand_in, without_weights
+from stages.precision.table import Range
+from stages.precision.types import Types, bodies, captured, names_read
+from stages.translate.provenance import tagged
 
 if TYPE_CHECKING:
     import onnx
@@ -36,6 +38,8 @@ _FOLLOW = _ops(
     # …and ops that move data.
     "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements",
     "Expand Tile Pad Where DepthToSpace SpaceToDepth Resize Softmax",
+    # Scales beside int8 or E4M3 values are constants of the type of what is quantised.
+    "QuantizeLinear DequantizeLinear",
 )
 # Float32 are all others. The reasons, for those that models have most:
 #   ReduceSum, ReduceMean, ReduceL2, CumSum: a sum of 65,536 ones is infinite in float16;
@@ -43,86 +47,65 @@ _FOLLOW = _ops(
 #   Exp, Log, Softplus, LogSoftmax, Reciprocal, Sqrt: results or arguments leave float16's range or lose its 10 bits;
 #   Range, TopK, ArgMax, comparisons, Cast, OneHot: indices and thresholds, where rounding changes the answer;
 #   Sin, Cos: a large angle is no longer one in float16;
-#   NonMaxSuppression, RoiAlign, GridSample: coordinates above 2,048 are no longer exact;
-#   QuantizeLinear, DequantizeLinear: scales.
+#   NonMaxSuppression, RoiAlign, GridSample: coordinates above 2,048 are no longer exact.
 _LONGEST_SOFTMAX = 4096
 """Above that length of the axis, or if it is open, the sum of a Softmax is taken in float32."""
 _DATA_INPUTS = {"Resize": 1, "Upsample": 1}
 """How many leading inputs of an op take part; the others (scales) are float32 by ONNX's definition."""
 _PART = 1 << 22
-_LARGEST, _SMALLEST = 65504.0, 6.2e-5
-"""The largest finite and about the smallest normal float16."""
+_MARGIN = 2.0
+"""A tensor that came so near to the largest number on samples may pass it on other inputs."""
 
 
-def convert(
-    model: onnx.ModelProto, precision: str, weights: MutableMapping[str, Array] | None = None
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A 16-bit float: its name in ONNX, its largest finite number and about its smallest normal one."""
+
+    name: str
+    element: str
+    largest: float
+    smallest: float
+
+
+FORMATS = {
+    "fp16": Format("fp16", "FLOAT16", 65504.0, 6.2e-5),
+    # Its range is float32's. ONNX knows bfloat16 convolutions from op set 22 on; TensorRT's parser takes them in any.
+    "bf16": Format("bf16", "BFLOAT16", 3.38e38, 1.2e-38),
+}
+
+
+def in_half(
+    model: onnx.ModelProto,
+    precision: str,
+    weights: MutableMapping[str, Array],
+    *,
+    ranges: Mapping[str, Range],
+    keep: Collection[str],
 ) -> onnx.ModelProto:
-    """A model that computes in `precision`; inputs and outputs keep their names, dtypes and order.
+    """A copy of the model in fp16 or bf16; arguments as of `precision.convert`.
 
-    `fp32` and `tf32` (a builder flag) return `model` itself. `fp16` returns a new one with its nodes in order and
-    their doc strings kept; constants beyond float16's range stay float32, and so do the ops that read them.
-
-    Args:
-        model: its weights loaded, or stand-ins as `onnx_files.load_model` makes them.
-        weights: the values of stand-ins by key; gains those of the new model.
+    Constants beyond the format's range stay float32, and so do the ops that read them, as do ops that read or make a
+    tensor that left the range on samples.
 
     Raises:
-        BuildError: the precision is unknown, or ONNX's type inference rejects the model.
+        BuildError: ONNX's type inference rejects the model.
     """
-    if precision in ("fp32", "tf32"):
-        return model
-    if precision != "fp16":
-        raise BuildError(f"{precision}: is no precision", "name one of fp32, tf32, fp16")
-    types = _Types.of(model)
+    form = FORMATS[precision]
+    types = Types.of(model, precision)
     result = without_weights(model)
     result.graph.initializer.extend(model.graph.initializer)
-    _Scope(result.graph, types, {} if weights is None else weights).rewrite()
+    wide = frozenset(name for name, seen in ranges.items() if seen.seen > form.largest / _MARGIN)
+    _Scope(result.graph, types, weights, _Rules(form, wide, frozenset(keep))).rewrite()
     return result
 
 
-@dataclass(slots=True)
-class _Types:
-    """Element type and shape of every named tensor, bodies of Loop and If included (names are unique in a model)."""
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What holds for all scopes: the format, the tensors that leave its range, and the TensorFlow ops to keep in float32."""
 
-    elements: dict[str, int] = field(default_factory=dict)
-    lengths: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
-    scopes: int = 0
-
-    @staticmethod
-    def of(model: onnx.ModelProto) -> _Types:
-        import onnx
-
-        # Types do not depend on large weights, with which inference would exceed the 2 GB limit of protobuf.
-        light = without_weights(model)
-        # Inference believes these remarks, wrong ones too.
-        del light.graph.value_info[:]
-        for tensor in model.graph.initializer:
-            if key_of(tensor) is None and len(tensor.raw_data) <= 1024:
-                light.graph.initializer.append(tensor)
-            else:
-                light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        try:
-            inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
-        except (onnx.shape_inference.InferenceError, ValueError) as error:
-            raise BuildError(f"fp16: ONNX's type inference rejects the model: {error}", "convert in fp32") from error
-        types = _Types()
-        types._collect(inferred.graph)
-        return types
-
-    def _collect(self, graph: onnx.GraphProto) -> None:
-        for tensor in graph.initializer:
-            self.elements[tensor.name] = tensor.data_type
-        for info in (*graph.input, *graph.value_info, *graph.output):
-            kind = info.type.tensor_type
-            if not kind.elem_type:
-                continue
-            self.elements[info.name] = kind.elem_type
-            if kind.HasField("shape"):
-                dims = kind.shape.dim
-                self.lengths[info.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
-        for node in graph.node:
-            for body in _bodies(node):
-                self._collect(body)
+    form: Format
+    wide: frozenset[str]
+    keep: frozenset[str]
 
 
 class _Scope:
@@ -132,9 +115,16 @@ class _Scope:
     inputs, outputs and what it reads from around it are float32.
     """
 
-    def __init__(self, graph: onnx.GraphProto, types: _Types, weights: MutableMapping[str, Array]) -> None:
+    def __init__(
+        self,
+        graph: onnx.GraphProto,
+        types: Types,
+        weights: MutableMapping[str, Array],
+        rules: _Rules,
+    ) -> None:
         types.scopes += 1
-        self.suffix = "__fp16" if types.scopes == 1 else f"__fp16_{types.scopes}"
+        self.suffix = f"__{rules.form.name}" if types.scopes == 1 else f"__{rules.form.name}_{types.scopes}"
+        self.rules = rules
         self.graph = graph
         self.types = types
         self.weights = weights
@@ -151,8 +141,9 @@ class _Scope:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.name == "value":
                     self.constants[node.output[0]] = attribute.t
-        floats = {name: tensor for name, tensor in self.constants.items() if self._float(name)}
-        self.beyond = {name for name, tensor in floats.items() if _out_of_range(self._values(tensor))}
+        floats = {name: tensor for name, tensor in self.constants.items() if self.types.is_float(name)}
+        self.beyond = {name for name, tensor in floats.items() if _out_of_range(self._values(tensor), rules.form)}
+        self.beyond.update(rules.wide)
 
     def rewrite(self) -> None:
         originals = list(self.graph.node)
@@ -169,17 +160,14 @@ class _Scope:
         # Stale: they name types from before, and TensorRT and ONNX Runtime infer their own.
         del self.graph.value_info[:]
 
-    def _float(self, name: str) -> bool:
-        import onnx
-
-        return self.types.elements.get(name) == onnx.TensorProto.FLOAT
-
     def _floats(self, node: onnx.NodeProto) -> list[str]:
         """The float32 inputs that take part in the op's type."""
-        return [name for name in node.input[: _DATA_INPUTS.get(node.op_type)] if name and self._float(name)]
+        return [name for name in node.input[: _DATA_INPUTS.get(node.op_type)] if name and self.types.is_float(name)]
 
     def _goes_half(self, node: onnx.NodeProto) -> bool:
         floats = self._floats(node)
+        if self.rules.keep.intersection(tagged(node)) or self.beyond.intersection(node.output):
+            return False
         known = all(name in self.types.elements for name in (*node.input, *node.output) if name)
         if node.domain not in ("", "ai.onnx") or not floats or not known or self.beyond.intersection(floats):
             return False
@@ -199,45 +187,45 @@ class _Scope:
 
     def _emit_half(self, node: onnx.NodeProto) -> None:
         for index, name in enumerate(node.input):
-            if not name or not self._float(name):
+            if not name or not self.types.is_float(name):
                 continue
             if index < _DATA_INPUTS.get(node.op_type, len(node.input)):
                 node.input[index] = self._need_half(name, node.doc_string)
             else:
                 self._need_full(name, node.doc_string)
         for index, name in enumerate(node.output):
-            if name and self._float(name):
+            if name and self.types.is_float(name):
                 self.produced_half.add(name)
                 self.halves.add(name)
                 node.output[index] = name + self.suffix
         self.nodes.append(node)
 
     def _emit_full(self, node: onnx.NodeProto) -> None:
-        for body in _bodies(node):
-            for name in _captured(body):
+        for body in bodies(node):
+            for name in captured(body):
                 self._need_full(name, node.doc_string)
-            _Scope(body, self.types, self.weights).rewrite()
+            _Scope(body, self.types, self.weights, self.rules).rewrite()
         for name in node.input:
             self._need_full(name, node.doc_string)
         if node.op_type != "Constant":
-            self.sticky.update(name for name in node.output if self._float(name))
+            self.sticky.update(name for name in node.output if self.types.is_float(name))
         self.nodes.append(node)
 
     def _need_half(self, name: str, doc_string: str) -> str:
         import onnx
 
-        half = name + self.suffix
+        half, element = name + self.suffix, onnx.TensorProto.DataType.Value(self.rules.form.element)
         if name not in self.halves:
             self.halves.add(name)
             if name in self.constants:
-                values = self._values(self.constants[name]).astype("float16")
+                values = self._values(self.constants[name]).astype(onnx.helper.tensor_dtype_to_np_dtype(element))
                 if key_of(self.constants[name]) is None:
                     self.graph.initializer.append(onnx.numpy_helper.from_array(values, half))
                 else:
                     self.weights[half] = values
-                    self.graph.initializer.append(stand_in(half, onnx.TensorProto.FLOAT16, values.shape, half))
+                    self.graph.initializer.append(stand_in(half, element, values.shape, half))
             else:
-                self._cast(name, half, onnx.TensorProto.FLOAT16, doc_string)
+                self._cast(name, half, element, doc_string)
         return half
 
     def _values(self, tensor: onnx.TensorProto) -> Array:
@@ -261,34 +249,17 @@ class _Scope:
         self.nodes.append(node)
 
     def _drop_unread_constants(self) -> None:
-        read = {name for node in self.graph.node for name in node.input}
-        read.update(name for node in self.graph.node for body in _bodies(node) for name in _captured(body))
+        read = names_read(self.graph.node)
         read.update(output.name for output in self.graph.output)
         kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
 
 
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The subgraphs of a Loop, If or Scan."""
-    return [
-        body for attribute in node.attribute for body in (attribute.g, *attribute.graphs) if body.node or body.output
-    ]
-
-
-def _captured(body: onnx.GraphProto) -> set[str]:
-    """Names that a body may read from around it: a superset, which includes its own."""
-    names = {name for node in body.node for name in node.input} | {output.name for output in body.output}
-    for node in body.node:
-        for inner in _bodies(node):
-            names |= _captured(inner)
-    return names
-
-
-def _out_of_range(values: Array) -> bool:
-    """Whether a float32 constant overflows in float16, or is one number, such as an epsilon, that vanishes there."""
+def _out_of_range(values: Array, form: Format) -> bool:
+    """Whether a float32 constant overflows, or is one number, such as an epsilon, that vanishes."""
     largest = max((_largest(part) for part in _parts(values)), default=0.0)
-    return largest > _LARGEST or (values.size == 1 and 0 < largest < _SMALLEST)
+    return largest > form.largest or (values.size == 1 and 0 < largest < form.smallest)
 
 
 def _largest(values: Array) -> float:

@@ -1,0 +1,132 @@
+"""Ranges of a region's tensors on samples: its ONNX model is run with every tensor of interest as an output."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages import onnx_files
+from stages.errors import CalibrationError, VerifyError
+from stages.execute import Session
+from stages.precision.histogram import METHODS, Histogram
+from stages.precision.sites import quantisable
+from stages.precision.table import CalibrationTable, Range
+from stages.precision.types import Types
+from stages.storage import link_or_copy
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stages.compare import Array
+
+
+class Calibrator:
+    """Observes a region's tensors, run by run, in ONNX Runtime on the CPU.
+
+    Between runs it holds for each tensor to be quantised one histogram of fixed size, for each other float tensor two
+    numbers; while it observes, the activations of that run.
+
+    Args:
+        model: path of the region's ONNX file in float32, as `onnx_files.save_model` wrote it.
+        method: entropy, minmax, percentile or mse.
+        scratch: folder for a passing copy of the model; its weights are linked, not copied, where the disk is the same.
+
+    Raises:
+        CalibrationError: the method is unknown, or ONNX Runtime does not load the model.
+    """
+
+    def __init__(self, model: Path, method: str, *, scratch: Path) -> None:
+        if method not in METHODS:
+            raise CalibrationError(f"calibration method {method!r} is unknown", f"choose {', '.join(METHODS)}")
+        self._method = method
+        self._digest = onnx_files.digest(model)
+        self.runs = 0
+        proto, weights = onnx_files.load_model(model)
+        self._inputs = {value.name: value for value in proto.graph.input}
+        wanted = quantisable(proto, weights)
+        types = Types.of(proto, "calibration")
+        self._histograms = {name: Histogram(name in wanted) for name in _floats(proto, types)}
+        try:
+            self._session = _session(model, types, list(self._histograms), scratch)
+        except VerifyError as error:
+            raise CalibrationError(error.problem) from error
+
+    def observe(self, batch: Mapping[str, Array]) -> None:
+        """Run the region once.
+
+        Args:
+            batch: an array for each input of the ONNX model, by name.
+
+        Raises:
+            CalibrationError: a missing or unknown input, a wrong dtype or rank, NaN; or the region can't be run.
+        """
+        self._check(batch)
+        for name in self._histograms.keys() & batch.keys():
+            self._histograms[name].observe(batch[name])
+        try:
+            values = self._session.run(batch)
+        except VerifyError as error:
+            raise CalibrationError(error.problem, "give real samples with --samples") from error
+        for name, value in values.items():
+            if name in self._histograms:
+                self._histograms[name].observe(value)
+        self.runs += 1
+
+    def table(self) -> CalibrationTable:
+        """The ranges so far.
+
+        Raises:
+            CalibrationError: nothing was observed.
+        """
+        if not self.runs:
+            raise CalibrationError("no samples to calibrate with", "give some with --samples")
+        ranges: dict[str, Range] = {name: h.range(self._method) for name, h in self._histograms.items()}
+        return CalibrationTable(self._method, self.runs, {self._digest: ranges})
+
+    def _check(self, batch: Mapping[str, Array]) -> None:
+        import onnx
+
+        if batch.keys() != self._inputs.keys():
+            wrong = ", ".join(sorted(batch.keys() ^ self._inputs.keys()))
+            raise CalibrationError(
+                f"calibration: inputs {wrong} are missing or unknown", "give one array for each input"
+            )
+        for name, array in batch.items():
+            kind = self._inputs[name].type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            if array.dtype != dtype:
+                raise CalibrationError(f"calibration: input {name} is {array.dtype}", f"it must be {dtype}")
+            if kind.HasField("shape") and len(kind.shape.dim) != array.ndim:
+                raise CalibrationError(
+                    f"calibration: input {name} has shape {array.shape}", f"its rank must be {len(kind.shape.dim)}"
+                )
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise CalibrationError(f"calibration: input {name} contains NaN", "give samples without NaN")
+
+
+def _floats(model: onnx.ModelProto, types: Types) -> list[str]:
+    """The float32 tensors that the main graph computes or is given."""
+    made = [value.name for value in model.graph.input]
+    made += [name for node in model.graph.node if node.op_type != "Constant" for name in node.output]
+    return [name for name in dict.fromkeys(made) if name and types.is_float(name)]
+
+
+def _session(path: Path, types: Types, names: list[str], scratch: Path) -> Session:
+    """The model with all these tensors as outputs. Its copy goes again: ONNX Runtime has read or mapped it by then."""
+    import onnx
+
+    copy = onnx.load(path, load_external_data=False)
+    known = {value.name for value in (*copy.graph.input, *copy.graph.output)}
+    for name in names:
+        if name not in known:
+            copy.graph.output.append(onnx.helper.make_tensor_value_info(name, types.elements[name], None))
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        for file in onnx_files.files_beside(path):
+            link_or_copy(file, Path(folder) / file.name)
+        target = Path(folder) / path.name
+        target.write_bytes(copy.SerializeToString())
+        return Session(target)
