@@ -121,13 +121,14 @@ def calibrated_ranges(
     samples = read(partition.frozen, options.samples, spool=scratch / "samples")
     if not samples:
         raise CalibrationError("no samples to calibrate with", "give some with --samples")
-    return calibrate(partition, samples, "minmax" if precision == "fp16" else options.method, scratch=scratch)
+    method = "minmax" if precision == "fp16" else options.method
+    return calibrate(partition, samples, method, precision, scratch=scratch)
 
 
 def calibrate(
-    partition: Partition, samples: Sequence[Mapping[str, Array]], method: str, *, scratch: Path
+    partition: Partition, samples: Sequence[Mapping[str, Array]], method: str, precision: str, *, scratch: Path
 ) -> CalibrationTable:
-    """Ranges of every region's tensors on samples, one sample at a time.
+    """Ranges of every region's tensors on samples, one sample at a time; for int8 also which are too sensitive for it.
 
     Args:
         samples: inputs of the model, by tensor name.
@@ -145,7 +146,7 @@ def calibrate(
                 for call in scope.calls(sample) if regions else ():
                     _observe(scope, regions, call, calibrators)
     unseen = CalibrationTable(method, 0, {region.digest: {} for region in partition.regions})
-    return merged([unseen, *(c.table() for c in calibrators.values() if c.runs)], method)
+    return merged([unseen, *(c.table(precision) for c in calibrators.values() if c.runs)], method)
 
 
 def _scopes(partition: Partition, stack: ExitStack) -> Iterator[tuple[Scope, list[Region]]]:

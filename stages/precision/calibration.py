@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from stages import onnx_files
 from stages.errors import CalibrationError, VerifyError
 from stages.execute import Session
 from stages.precision.histogram import METHODS, Histogram
-from stages.precision.sites import quantisable
+from stages.precision.means import ChannelMeans
+from stages.precision.sensitivity import Kept, sensitive
+from stages.precision.sites import convolved, quantisable
 from stages.precision.table import CalibrationTable, Range
 from stages.precision.types import Types
 from stages.storage import link_or_copy
@@ -28,7 +31,7 @@ class Calibrator:
     """Observes a region's tensors, run by run, in ONNX Runtime on the CPU.
 
     Between runs it holds for each tensor to be quantised one histogram of fixed size, for each other float tensor two
-    numbers; while it observes, the activations of that run.
+    numbers, and the inputs of a few runs; while it observes, the activations of that run.
 
     Args:
         model: path of the region's ONNX file in float32, as `onnx_files.save_model` wrote it.
@@ -50,6 +53,9 @@ class Calibrator:
         wanted = quantisable(proto, weights)
         types = Types.of(proto, "calibration")
         self._histograms = {name: Histogram(name in wanted) for name in _floats(proto, types)}
+        self._means = {name: ChannelMeans() for name in convolved(proto, weights)}
+        self._kept = Kept()
+        self._model, self._scratch = model, scratch
         try:
             self._session = _session(model, types, list(self._histograms), scratch)
         except VerifyError as error:
@@ -65,19 +71,20 @@ class Calibrator:
             CalibrationError: a missing or unknown input, a wrong dtype or rank, NaN; or the region can't be run.
         """
         self._check(batch)
-        for name in self._histograms.keys() & batch.keys():
-            self._histograms[name].observe(batch[name])
         try:
             values = self._session.run(batch)
         except VerifyError as error:
             raise CalibrationError(error.problem, "give real samples with --samples") from error
-        for name, value in values.items():
+        for name, value in {**batch, **values}.items():
             if name in self._histograms:
                 self._histograms[name].observe(value)
+            if name in self._means:
+                self._means[name].observe(value)
+        self._kept.add(batch)
         self.runs += 1
 
-    def table(self) -> CalibrationTable:
-        """The ranges so far.
+    def table(self, precision: str) -> CalibrationTable:
+        """The ranges so far, and for int8 which tensors are too sensitive for it.
 
         Raises:
             CalibrationError: nothing was observed.
@@ -85,6 +92,11 @@ class Calibrator:
         if not self.runs:
             raise CalibrationError("no samples to calibrate with", "give some with --samples")
         ranges: dict[str, Range] = {name: h.range(self._method) for name, h in self._histograms.items()}
+        for name, means in self._means.items():
+            ranges[name] = replace(ranges[name], means=means.values())
+        if precision == "int8":
+            for name in sensitive(self._model, ranges, self._kept.batches, scratch=self._scratch):
+                ranges[name] = replace(ranges[name], sensitive=True)
         return CalibrationTable(self._method, self.runs, {self._digest: ranges})
 
     def _check(self, batch: Mapping[str, Array]) -> None:

@@ -118,3 +118,14 @@ def quantisable(model: onnx.ModelProto, weights: Mapping[str, Array]) -> frozens
         if site := graph.site(node):
             wanted.add(node.input[site.data])
     return frozenset(wanted)
+
+
+def convolved(model: onnx.ModelProto, weights: Mapping[str, Array]) -> frozenset[str]:
+    """The activations that convolutions to be quantised read, whose channels are on axis 1.
+
+    Raises:
+        BuildError: ONNX's type inference rejects the model.
+    """
+    graph = Graph(model, weights)
+    found = ((node, graph.site(node)) for node in graph.nodes if node.op_type == "Conv")
+    return frozenset(node.input[site.data] for node, site in found if site)
