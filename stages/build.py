@@ -17,6 +17,7 @@ from stages.backends.isolated import Worker
 from stages.calibrating import CalibrationOptions, Ranges, calibrated_ranges
 from stages.enginecache import EngineCache, compile_region
 from stages.errors import BuildError
+from stages.precision.fp8 import with_casts
 from stages.profiles import onnx_inputs
 from stages.sizes import shape_text
 
@@ -200,13 +201,15 @@ class _Models:
         """
         if wanted in ("fp32", "tf32"):
             return self._region.model, self._region.digest
-        # ONNX Runtime has int8 kernels for a CPU only where the rest is float32; E4M3 it computes in no other way at all.
-        rest = "fp32" if wanted == "int8" and device == "cpu" else "fp16"
-        name = f"{wanted}_{rest}"
+        # Beside float16, ONNX Runtime computes Q/DQ on a CPU slowly, and after its optimisation wrongly.
+        rest = "fp32" if device == "cpu" else "fp16"
+        name = f"{wanted}_{rest}" if wanted in precision.QUANTISED else wanted
         if name not in self._made:
             model, weights = onnx_files.load_model(self._region.model)
             seen, fixed = self._ranges.of_region(self._region)
             model = precision.convert(model, wanted, weights, ranges=seen, fixed=fixed, rest=rest)
+            if wanted == "fp8" and device == "cpu":
+                model = with_casts(model)
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{name}.onnx"
             onnx_files.save_model(model, path, weights)
