@@ -15,6 +15,7 @@ from pipeline.report import Report
 from pipeline.run import convert
 from stages import storage
 from stages.artifacts import FrozenGraph
+from stages.build import TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class Conversion:
     @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
+
+    @property
+    def calibration_table(self) -> Path:
+        """The ranges that INT8 was built with."""
+        return self.folder / TABLE
 
     def remove(self) -> None:
         """Remove the folder."""

@@ -46,10 +46,10 @@ class Calibrator:
         if method not in METHODS:
             raise CalibrationError(f"calibration method {method!r} is unknown", f"choose {', '.join(METHODS)}")
         self._method = method
-        self._digest = onnx_files.digest(model)
+        self.digest = onnx_files.digest(model)
         self.runs = 0
         proto, weights = onnx_files.load_model(model)
-        self._inputs = {value.name: value for value in proto.graph.input}
+        self.inputs = {value.name: value for value in proto.graph.input}
         wanted = quantisable(proto, weights)
         types = Types.of(proto, "calibration")
         self._histograms = {name: Histogram(name in wanted) for name in _floats(proto, types)}
@@ -97,18 +97,18 @@ class Calibrator:
         if precision == "int8":
             for name in sensitive(self._model, ranges, self._kept.batches, scratch=self._scratch):
                 ranges[name] = replace(ranges[name], sensitive=True)
-        return CalibrationTable(self._method, self.runs, {self._digest: ranges})
+        return CalibrationTable(self._method, self.runs, {self.digest: ranges})
 
     def _check(self, batch: Mapping[str, Array]) -> None:
         import onnx
 
-        if batch.keys() != self._inputs.keys():
-            wrong = ", ".join(sorted(batch.keys() ^ self._inputs.keys()))
+        if batch.keys() != self.inputs.keys():
+            wrong = ", ".join(sorted(batch.keys() ^ self.inputs.keys()))
             raise CalibrationError(
                 f"calibration: inputs {wrong} are missing or unknown", "give one array for each input"
             )
         for name, array in batch.items():
-            kind = self._inputs[name].type.tensor_type
+            kind = self.inputs[name].type.tensor_type
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if array.dtype != dtype:
                 raise CalibrationError(f"calibration: input {name} is {array.dtype}", f"it must be {dtype}")

@@ -61,13 +61,8 @@ def in_int8(
     Raises:
         BuildError: nothing is quantised, or ONNX's type inference rejects the model.
     """
-    result = without_weights(model)
-    result.graph.initializer.extend(model.graph.initializer)
-    raise_opset(result)
-    writer = _Writer(result, weights, precision, ranges, frozenset(keep))
-    writer.state(fixed)
-    writer.rewrite()
-    if not writer.sites:
+    result, sites = with_pairs(model, precision, weights, ranges=ranges, fixed=fixed, keep=keep)
+    if not sites:
         raise BuildError(
             f"nothing in it can be quantised: no {', '.join(sorted(SUMS))} with constant weights and a usable range",
             "convert in fp16",
@@ -75,18 +70,23 @@ def in_int8(
     return result
 
 
-def read_in_int8(
-    model: onnx.ModelProto, weights: MutableMapping[str, Array], ranges: Mapping[str, Range]
-) -> tuple[str, ...]:
-    """The activations with a range of their own that `in_int8` quantises, in order.
-
-    Raises:
-        BuildError: there is none, or ONNX's type inference rejects the model.
-    """
-    quantised = in_int8(model, "int8", weights, ranges=ranges, fixed={}, keep=())
-    return tuple(
-        node.input[0] for node in quantised.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in ranges
-    )
+def with_pairs(
+    model: onnx.ModelProto,
+    precision: str,
+    weights: MutableMapping[str, Array],
+    *,
+    ranges: Mapping[str, Range],
+    fixed: Mapping[str, Range],
+    keep: Collection[str],
+) -> tuple[onnx.ModelProto, int]:
+    """As `in_int8`; also how many nodes compute in 8 bits, which may be none."""
+    result = without_weights(model)
+    result.graph.initializer.extend(model.graph.initializer)
+    raise_opset(result)
+    writer = _Writer(result, weights, precision, ranges, frozenset(keep))
+    writer.state(fixed)
+    writer.rewrite()
+    return result, writer.sites
 
 
 class _Writer:
@@ -268,7 +268,7 @@ def _drift(values: Array, stored: Array, scales: npt.NDArray[np.float32]) -> Flo
     total = np.empty(values.shape[:2], np.float64)
     for rows in _rows(values):
         wide = scales[rows].reshape(-1, *[1] * (values.ndim - 1))
-        gap = stored[rows].astype(np.float32) * wide - values[rows]
+        gap = stored[rows].astype(np.float32) * wide - values[rows].astype(np.float32)
         total[rows] = gap.sum(tuple(range(2, values.ndim)), dtype=np.float64)
     return total
 

@@ -1,8 +1,9 @@
 """Which activations are too sensitive for 8 bits: a few convolutions often cause most of a model's error.
 
 First all is quantised and compared with float32 on samples. If the result is too far off, each activation is quantised
-alone, and those that cause most are spared, one after the other, until the rest together is close enough. Errors of
-different places hardly depend on each other, so that their squares add up; the sum is checked by running the model.
+alone, and those that cost most for the multiplications that they speed up are spared, one after the other, until the rest
+is close enough. Errors of different places hardly depend on each other, so that their squares add up; what they are
+together is checked by running the model.
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages import onnx_files
-from stages.errors import BuildError
 from stages.execute import Session
-from stages.precision.quantize import in_int8, read_in_int8
+from stages.precision.quantize import with_pairs
+from stages.precision.sites import multiplications
 from stages.precision.table import Range
 
 if TYPE_CHECKING:
     from stages.compare import Array
 
-TOLERATED = 0.02
+TOLERATED = 0.015
 """Largest error: root mean square of the difference, over the standard deviation of the result."""
 _RUNS = 16
 _ALONE_RUNS = 8
 _BYTES = 64 << 20
-_MOST_CHECKS = 6
 
 log = logging.getLogger(__name__)
 
@@ -71,29 +71,21 @@ def sensitive(
     """
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         trial = _Trial(path, ranges, batches, Path(folder))
-        try:
-            names = trial.quantised()
-        except BuildError:
-            return ()  # nothing can be quantised; build says so
-        whole = trial.error(names)
+        whole = trial.error(trial.gains)
         if whole <= TOLERATED:
             return ()
         log.info("calibration: in int8 %s is off by %.3f, looking for what causes it", path.parent.name, whole)
-        alone = {name: trial.error([name], _ALONE_RUNS) for name in names}
-        order = sorted(names, key=alone.__getitem__, reverse=True)
-        squares = np.array([alone[name] ** 2 for name in order])
-        rest = np.cumsum(squares[::-1])[::-1]
-        """What is left of the error if only the activations before are spared."""
+        squares = {name: trial.error([name], _ALONE_RUNS) ** 2 for name in trial.gains}
+        order = sorted(squares, key=lambda name: squares[name] / (trial.gains[name] or 1e-9), reverse=True)
+        rest = np.cumsum([squares[name] for name in reversed(order)])[::-1]
         limit = TOLERATED**2
         count = int(np.count_nonzero(rest > limit))
-        for _ in range(_MOST_CHECKS):
-            if count >= len(order):
-                break
+        while count < len(order):
             error = trial.error(order[count:])
             log.info("calibration: %d of %d activations spared, off by %.3f", count, len(order), error)
             if error <= TOLERATED:
-                return tuple(order[:count])
-            # What was measured together is more than the sum said: aim lower by as much.
+                break
+            # Together they cost more than their sum: aim lower by as much.
             limit *= (TOLERATED / error) ** 2
             count = max(count + 1, int(np.count_nonzero(rest > limit)))
         return tuple(order[:count])
@@ -109,25 +101,16 @@ class _Trial:
         self._ranges = ranges
         self._batches = batches
         self._file = folder / "trial.onnx"
+        self.gains = multiplications(self._model, self._weights)
+        """The activations that can be read in int8, and how many multiplications gain from it."""
         session = Session(path)
         self._expected = [session.run(batch) for batch in batches]
-
-    def quantised(self) -> list[str]:
-        """The activations that are read in int8 where all can be.
-
-        Raises:
-            BuildError: there is none.
-        """
-        return list(read_in_int8(self._model, dict(self._weights), self._ranges))
 
     def error(self, names: Iterable[str], most: int | None = None) -> float:
         """With only these activations in int8: the largest of the errors of the outputs."""
         chosen = {name: self._ranges[name] for name in names}
         weights = dict(self._weights)
-        try:
-            model = in_int8(self._model, "int8", weights, ranges=chosen, fixed={}, keep=())
-        except BuildError:
-            return 0.0  # a residual alone is not read in int8
+        model, _ = with_pairs(self._model, "int8", weights, ranges=chosen, fixed={}, keep=())
         onnx_files.save_model(model, self._file, weights)
         session = Session(self._file)
         expected = self._expected[:most]
