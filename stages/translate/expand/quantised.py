@@ -1,7 +1,8 @@
 """Fake quantisation, step by step as TensorFlow does it.
 
 ONNX's QuantizeLinear rounds ties to even where TensorFlow rounds them up, and TensorRT takes no zero point, so a pair of
-Q and DQ would not be the same function. The cost: TensorRT can't make int8 kernels of it.
+Q and DQ would not be the same function. TensorRT can't make int8 kernels of these steps: where int8 is asked for,
+`precision/fake.py` finds them again and makes pairs with the same range of them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def _fake(x: tf.Tensor, low: Floats, high: Floats, bits: int, narrow: bool, *, d
     shifted = tf.clip_by_value(x, start, end) - start
     steps = shifted / scale if divide else shifted * inverse
     result = tf.floor(steps - first + _F(0.5)) * scale
-    return tf.where((low == 0) & (high == 0), tf.zeros_like(result), result)  # TensorFlow's choice for an empty range
+    empty = (low == 0) & (high == 0)
+    return (
+        tf.where(empty, tf.zeros_like(result), result) if empty.any() else result
+    )  # TensorFlow's choice for such a range
 
 
 def _fake_quant(call: Call) -> Result:
