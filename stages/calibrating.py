@@ -15,7 +15,7 @@ from stages import onnx_files
 from stages.artifacts import FrozenGraph, Partition, Region
 from stages.errors import CalibrationError, VerifyError
 from stages.graph import Graph
-from stages.precision import QUANTISED
+from stages.precision import FORMATS, QUANTISED
 from stages.precision.calibration import Calibrator
 from stages.precision.fake import stated_ranges, states_ranges
 from stages.precision.histogram import METHODS
@@ -99,7 +99,7 @@ def calibrated_ranges(
 ) -> CalibrationTable | None:
     """The table to build regions with; None where none is needed or there is nothing to make it of.
 
-    fp16 takes ranges where there are samples, to keep in float32 what overflows on them.
+    fp16 and bf16 take ranges where there are samples, to keep in float32 what overflows on them, and to correct biases.
 
     Args:
         scratch: folder for passing files.
@@ -110,7 +110,7 @@ def calibrated_ranges(
         VerifyError: TensorFlow can't run the model on the samples.
     """
     check_options(partition.frozen, precision, options)
-    if precision not in (*QUANTISED, "fp16"):
+    if precision not in (*QUANTISED, *FORMATS):
         return None
     if options.table is not None:
         table = CalibrationTable.read(options.table)
@@ -121,14 +121,14 @@ def calibrated_ranges(
     samples = read(partition.frozen, options.samples, spool=scratch / "samples")
     if not samples:
         raise CalibrationError("no samples to calibrate with", "give some with --samples")
-    method = "minmax" if precision == "fp16" else options.method
-    return calibrate(partition, samples, method, precision, scratch=scratch)
+    method = "minmax" if precision in FORMATS else options.method
+    return calibrate(partition, samples, method, sparing=precision == "int8", scratch=scratch)
 
 
 def calibrate(
-    partition: Partition, samples: Sequence[Mapping[str, Array]], method: str, precision: str, *, scratch: Path
+    partition: Partition, samples: Sequence[Mapping[str, Array]], method: str, *, sparing: bool = False, scratch: Path
 ) -> CalibrationTable:
-    """Ranges of every region's tensors on samples, one sample at a time; for int8 also which are too sensitive for it.
+    """Ranges of every region's tensors on samples, one sample at a time; where `sparing`, with what is too sensitive for int8.
 
     Args:
         samples: inputs of the model, by tensor name.
@@ -146,7 +146,7 @@ def calibrate(
                 for call in scope.calls(sample) if regions else ():
                     _observe(scope, regions, call, calibrators)
     unseen = CalibrationTable(method, 0, {region.digest: {} for region in partition.regions})
-    return merged([unseen, *(c.table(precision) for c in calibrators.values() if c.runs)], method)
+    return merged([unseen, *(c.table(sparing=sparing) for c in calibrators.values() if c.runs)], method)
 
 
 def _scopes(partition: Partition, stack: ExitStack) -> Iterator[tuple[Scope, list[Region]]]:

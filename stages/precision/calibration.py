@@ -13,8 +13,9 @@ import numpy as np
 from stages import onnx_files
 from stages.errors import CalibrationError, VerifyError
 from stages.execute import Session
+from stages.precision.bias import ChannelMeans
+from stages.precision.folding import fold_normalisation
 from stages.precision.histogram import METHODS, Histogram
-from stages.precision.means import ChannelMeans
 from stages.precision.sensitivity import Kept, sensitive
 from stages.precision.sites import convolved, quantisable
 from stages.precision.table import CalibrationTable, Range
@@ -50,9 +51,11 @@ class Calibrator:
         self.runs = 0
         proto, weights = onnx_files.load_model(model)
         self.inputs = {value.name: value for value in proto.graph.input}
-        wanted = quantisable(proto, weights)
         types = Types.of(proto, "calibration")
-        self._histograms = {name: Histogram(name in wanted) for name in _floats(proto, types)}
+        floats = _floats(proto, types)
+        fold_normalisation(proto, weights)
+        wanted = quantisable(proto, weights)
+        self._histograms = {name: Histogram(name in wanted) for name in floats}
         self._means = {name: ChannelMeans() for name in convolved(proto, weights)}
         self._kept = Kept()
         self._model, self._scratch = model, scratch
@@ -83,8 +86,8 @@ class Calibrator:
         self._kept.add(batch)
         self.runs += 1
 
-    def table(self, precision: str) -> CalibrationTable:
-        """The ranges so far, and for int8 which tensors are too sensitive for it.
+    def table(self, *, sparing: bool = False) -> CalibrationTable:
+        """The ranges so far; where `sparing`, with the tensors marked that are too sensitive for int8.
 
         Raises:
             CalibrationError: nothing was observed.
@@ -94,7 +97,7 @@ class Calibrator:
         ranges: dict[str, Range] = {name: h.range(self._method) for name, h in self._histograms.items()}
         for name, means in self._means.items():
             ranges[name] = replace(ranges[name], means=means.values())
-        if precision == "int8":
+        if sparing:
             for name in sensitive(self._model, ranges, self._kept.batches, scratch=self._scratch):
                 ranges[name] = replace(ranges[name], sensitive=True)
         return CalibrationTable(self._method, self.runs, {self.digest: ranges})

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from stages.errors import BuildError
 from stages.onnx_files import key_of, stand_in, without_weights
+from stages.precision.bias import Floats, corrected, drift
 from stages.precision.fake import chain, without_inverses
+from stages.precision.folding import fold_normalisation
 from stages.precision.opset import raise_opset
 from stages.precision.sites import SUMS, Graph, Site
 from stages.precision.table import Range
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
     from stages.compare import Array
 
-Floats: TypeAlias = npt.NDArray[np.float64]
 QUANTISED = {"int8": ("INT8", 127.0), "fp8": ("FLOAT8E4M3FN", 448.0)}
 """By precision: the element type, and the largest magnitude that it holds."""
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
@@ -83,6 +84,7 @@ def with_pairs(
     result = without_weights(model)
     result.graph.initializer.extend(model.graph.initializer)
     raise_opset(result)
+    fold_normalisation(result, weights)
     writer = _Writer(result, weights, precision, ranges, frozenset(keep))
     writer.state(fixed)
     writer.rewrite()
@@ -106,7 +108,7 @@ class _Writer:
         # fp8's steps grow with the value: clipping would gain nothing there, whatever the method.
         usable = {name: r for name, r in ranges.items() if not (r.sensitive and precision == "int8")}
         self.amax = {name: r.amax if precision == "int8" else r.seen for name, r in usable.items()}
-        self.means = {name: np.array(r.means) for name, r in usable.items() if r.means}
+        self.means = {name: r.means for name, r in usable.items() if r.means}
         self.model = model
         self.graph = Graph(model, weights)
         self.weights = weights
@@ -205,7 +207,9 @@ class _Writer:
                 wide = wide[rows] if axis == 0 else wide
                 stored[rows] = self._rounded(values[rows] / wide)
             if values.ndim > 2 and axis == 0:
-                self.drifts[name] = _drift(values, stored, scales)
+                steps = scales.reshape(-1, *[1] * (values.ndim - 1))
+                parts = [drift(values[rows], stored[rows].astype(np.float32) * steps[rows]) for rows in _rows(values)]
+                self.drifts[name] = np.concatenate(parts)
             if key_of(self.graph.constants[name]) is None:
                 tensor = onnx.helper.make_tensor(f"{stem}__q", self.element, values.shape, stored.tobytes(), raw=True)
             else:
@@ -217,19 +221,12 @@ class _Writer:
             self.made[name, axis] = f"{stem}__dq"
         return self.made[name, axis]
 
-    def _correct(self, node: onnx.NodeProto, means: Floats, drift: Floats) -> None:
-        """Take from a convolution's bias what rounded weights add on average: their errors do not cancel where inputs are
-        never negative. M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019),
-        section 4.2. Without it MobileNet's answers are lost."""
-        groups = len(means) // drift.shape[1]
-        inputs = np.repeat(means.reshape(groups, -1), drift.shape[0] // groups, 0)
-        bias = node.input[2] if len(node.input) > 2 else ""
-        if bias and bias not in self.graph.constants:
-            return
-        before = self.graph.value(bias) if bias else np.float32(0)
-        after = (before - (drift * inputs).sum(1)).astype(np.float32)
-        del node.input[2:]
-        node.input.append(self._constant(f"{node.output[0]}__bias", after))
+    def _correct(self, node: onnx.NodeProto, means: tuple[float, ...], drift: Floats) -> None:
+        name = node.input[2] if len(node.input) > 2 else ""
+        if not name or name in self.graph.constants:
+            bias = corrected(self.graph.value(name) if name else None, drift, means)
+            del node.input[2:]
+            node.input.append(self._constant(f"{node.output[0]}__bias", bias))
 
     def _rounded(self, values: npt.NDArray[np.float32]) -> Array:
         clipped = np.clip(values, -self.most, self.most)
@@ -262,15 +259,6 @@ def _scales(amax: npt.NDArray[np.float32], most: float) -> npt.NDArray[np.float3
     half = np.clip(steps, _SMALLEST_SCALE, _LARGEST_SCALE).astype(np.float16)
     up = np.where(half.astype(np.float32) < steps, np.nextafter(half, np.float16(np.inf)), half).astype(np.float32)
     return np.where(steps > _LARGEST_SCALE, steps, np.where(steps > 0, up, 1)).astype(np.float32)
-
-
-def _drift(values: Array, stored: Array, scales: npt.NDArray[np.float32]) -> Floats:
-    total = np.empty(values.shape[:2], np.float64)
-    for rows in _rows(values):
-        wide = scales[rows].reshape(-1, *[1] * (values.ndim - 1))
-        gap = stored[rows].astype(np.float32) * wide - values[rows].astype(np.float32)
-        total[rows] = gap.sum(tuple(range(2, values.ndim)), dtype=np.float64)
-    return total
 
 
 def _amax(values: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float32]:

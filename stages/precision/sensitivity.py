@@ -18,6 +18,7 @@ import numpy as np
 
 from stages import onnx_files
 from stages.execute import Session
+from stages.precision.folding import fold_normalisation
 from stages.precision.quantize import with_pairs
 from stages.precision.sites import multiplications
 from stages.precision.table import Range
@@ -98,6 +99,7 @@ class _Trial:
         self, path: Path, ranges: Mapping[str, Range], batches: Sequence[Mapping[str, Array]], folder: Path
     ) -> None:
         self._model, self._weights = onnx_files.load_model(path)
+        fold_normalisation(self._model, self._weights)
         self._ranges = ranges
         self._batches = batches
         self._file = folder / "trial.onnx"
