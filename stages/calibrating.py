@@ -19,6 +19,7 @@ from stages.precision import FORMATS, QUANTISED
 from stages.precision.calibration import Calibrator
 from stages.precision.fake import stated_ranges, states_ranges
 from stages.precision.histogram import METHODS
+from stages.precision.sensitivity import DEFAULT_ERROR
 from stages.precision.table import CalibrationTable, Range, merged
 from stages.profiles import onnx_inputs
 from stages.samples import Samples, read
@@ -40,11 +41,13 @@ class CalibrationOptions:
         samples: real inputs, as for `samples.read`.
         method: entropy, minmax, percentile or mse.
         table: a table that an earlier conversion wrote; it must hold every region.
+        int8_error: largest error of a region in int8, as root mean square over standard deviation.
     """
 
     samples: Samples = None
     method: str = DEFAULT_METHOD
     table: Path | None = None
+    int8_error: float = DEFAULT_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +125,23 @@ def calibrated_ranges(
     if not samples:
         raise CalibrationError("no samples to calibrate with", "give some with --samples")
     method = "minmax" if precision in FORMATS else options.method
-    return calibrate(partition, samples, method, sparing=precision == "int8", scratch=scratch)
+    tolerated = options.int8_error if precision == "int8" else None
+    return calibrate(partition, samples, method, tolerated=tolerated, scratch=scratch)
 
 
 def calibrate(
-    partition: Partition, samples: Sequence[Mapping[str, Array]], method: str, *, sparing: bool = False, scratch: Path
+    partition: Partition,
+    samples: Sequence[Mapping[str, Array]],
+    method: str,
+    *,
+    tolerated: float | None = None,
+    scratch: Path,
 ) -> CalibrationTable:
-    """Ranges of every region's tensors on samples, one sample at a time; where `sparing`, with what is too sensitive for int8.
+    """Ranges of every region's tensors on samples, one sample at a time.
 
     Args:
         samples: inputs of the model, by tensor name.
+        tolerated: largest error of a region in int8; what causes more is marked as sensitive. None: nothing is.
 
     Raises:
         CalibrationError: the method is unknown, or a region can't be run.
@@ -146,7 +156,7 @@ def calibrate(
                 for call in scope.calls(sample) if regions else ():
                     _observe(scope, regions, call, calibrators)
     unseen = CalibrationTable(method, 0, {region.digest: {} for region in partition.regions})
-    return merged([unseen, *(c.table(sparing=sparing) for c in calibrators.values() if c.runs)], method)
+    return merged([unseen, *(c.table(tolerated=tolerated) for c in calibrators.values() if c.runs)], method)
 
 
 def _scopes(partition: Partition, stack: ExitStack) -> Iterator[tuple[Scope, list[Region]]]:

@@ -136,7 +136,17 @@ def _table(collection: _Collection) -> CalibrationTable:
     """Regions in branches that no run took have no ranges, and are not quantised."""
     method = collection.source.config.calibration
     unseen = CalibrationTable(method, 0, {c.digest: {} for c in collection.calibrators.values()})
-    return merged([unseen, *(c.table(sparing=True) for c in collection.calibrators.values() if c.runs)], method)
+    return merged(
+        [
+            unseen,
+            *(
+                c.table(tolerated=collection.source.config.int8_error)
+                for c in collection.calibrators.values()
+                if c.runs
+            ),
+        ],
+        method,
+    )
 
 
 def _samples(collection: _Collection) -> list[dict[str, Array]] | None:

@@ -86,8 +86,11 @@ class Calibrator:
         self._kept.add(batch)
         self.runs += 1
 
-    def table(self, *, sparing: bool = False) -> CalibrationTable:
-        """The ranges so far; where `sparing`, with the tensors marked that are too sensitive for int8.
+    def table(self, *, tolerated: float | None = None) -> CalibrationTable:
+        """The ranges so far.
+
+        Args:
+            tolerated: largest error in int8 (see `sensitivity.DEFAULT_ERROR`); tensors that cause more are marked.
 
         Raises:
             CalibrationError: nothing was observed.
@@ -97,8 +100,8 @@ class Calibrator:
         ranges: dict[str, Range] = {name: h.range(self._method) for name, h in self._histograms.items()}
         for name, means in self._means.items():
             ranges[name] = replace(ranges[name], means=means.values())
-        if sparing:
-            for name in sensitive(self._model, ranges, self._kept.batches, scratch=self._scratch):
+        if tolerated is not None:
+            for name in sensitive(self._model, ranges, self._kept.batches, tolerated=tolerated, scratch=self._scratch):
                 ranges[name] = replace(ranges[name], sensitive=True)
         return CalibrationTable(self._method, self.runs, {self.digest: ranges})
 

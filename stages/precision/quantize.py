@@ -63,6 +63,8 @@ def in_int8(
         BuildError: nothing is quantised, or ONNX's type inference rejects the model.
     """
     result, sites = with_pairs(model, precision, weights, ranges=ranges, fixed=fixed, keep=keep)
+    if not sites and any(found.sensitive for found in ranges.values()):
+        raise BuildError("all that can be quantised is too sensitive for 8 bits", "--int8-error with more than 0.015")
     if not sites:
         raise BuildError(
             f"nothing in it can be quantised: no {', '.join(sorted(SUMS))} with constant weights and a usable range",

@@ -26,8 +26,9 @@ from stages.precision.table import Range
 if TYPE_CHECKING:
     from stages.compare import Array
 
-TOLERATED = 0.015
-"""Largest error: root mean square of the difference, over the standard deviation of the result."""
+DEFAULT_ERROR = 0.015
+"""Root mean square of the difference, over the standard deviation of the result. With more MobileNet changes its answer on
+more than 2 % of photographs (benchmarks/precision.py)."""
 _RUNS = 16
 _ALONE_RUNS = 8
 _BYTES = 64 << 20
@@ -57,7 +58,7 @@ class Kept:
 
 
 def sensitive(
-    path: Path, ranges: Mapping[str, Range], batches: Sequence[Mapping[str, Array]], *, scratch: Path
+    path: Path, ranges: Mapping[str, Range], batches: Sequence[Mapping[str, Array]], *, tolerated: float, scratch: Path
 ) -> tuple[str, ...]:
     """The tensors that nothing should read in int8, the most sensitive first.
 
@@ -65,6 +66,7 @@ def sensitive(
         path: the region's ONNX file in float32.
         ranges: of its tensors.
         batches: an array for each of its inputs.
+        tolerated: largest error; see `DEFAULT_ERROR`.
         scratch: folder for passing copies of the model.
 
     Raises:
@@ -73,21 +75,21 @@ def sensitive(
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         trial = _Trial(path, ranges, batches, Path(folder))
         whole = trial.error(trial.gains)
-        if whole <= TOLERATED:
+        if whole <= tolerated:
             return ()
         log.info("calibration: in int8 %s is off by %.3f, looking for what causes it", path.parent.name, whole)
         squares = {name: trial.error([name], _ALONE_RUNS) ** 2 for name in trial.gains}
         order = sorted(squares, key=lambda name: squares[name] / (trial.gains[name] or 1e-9), reverse=True)
         rest = np.cumsum([squares[name] for name in reversed(order)])[::-1]
-        limit = TOLERATED**2
+        limit = tolerated**2
         count = int(np.count_nonzero(rest > limit))
         while count < len(order):
             error = trial.error(order[count:])
             log.info("calibration: %d of %d activations spared, off by %.3f", count, len(order), error)
-            if error <= TOLERATED:
+            if error <= tolerated:
                 break
             # Together they cost more than their sum: aim lower by as much.
-            limit *= (TOLERATED / error) ** 2
+            limit *= (tolerated / error) ** 2
             count = max(count + 1, int(np.count_nonzero(rest > limit)))
         return tuple(order[:count])
 
