@@ -19,13 +19,15 @@ from fixtures import photographs
 from pipeline import Config, Report, convert
 from stages import onnx_files
 from stages.precision import CalibrationTable
+from stages.precision.sensitivity import DEFAULT_ERROR
 from stages.precision.sites import multiplications
 
 Batch = npt.NDArray[np.float32]
 CALIBRATED_ON, TESTED_ON = 90, 216
-LARGEST_ERROR = 0.1
-"""For all precisions: MobileNet's fp16 is further from TensorFlow than usual, and here that is measured."""
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+LARGEST_ERROR = 1.0
+"""Errors are measured here, not judged: MobileNet's are larger than verification lets pass, in fp16 too."""
+PRECISIONS = {"fp32": {}, "fp16": {}, "bf16": {}, "int8": {}, "int8, nothing spared": {"int8_error": 1.0}}
+"""Settings besides the precision, which is the first word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,15 @@ def answers(saved_model: Path, images: Sequence[Batch]) -> Batch:
     return np.concatenate(rows)
 
 
-def convert_in(precision: str, subject: Subject, out: Path, *, backend: str = "auto") -> Report:
+def convert_in(
+    precision: str, subject: Subject, out: Path, *, backend: str = "auto", int8_error: float = DEFAULT_ERROR
+) -> Report:
     """Convert a subject's model, with its images as samples."""
     keyword = {"mobilenet-pb": "input", "fer": "input_1"}[subject.name]
     samples = ({keyword: image} for image in subject.calibration)
-    config = Config(precision=precision, backend=backend, samples=samples, max_error=LARGEST_ERROR)
+    config = Config(
+        precision=precision, backend=backend, samples=samples, max_error=LARGEST_ERROR, int8_error=int8_error
+    )
     return convert(f"pretrained:{subject.name}", out, config)
 
 
@@ -97,12 +103,13 @@ def main() -> None:
     for subject in subjects():
         reference = original(pretrained.fetch(subject.name))
         expected = np.concatenate([reference({"input": image})[0] for image in subject.test])
-        for precision in PRECISIONS:
+        for name, settings in PRECISIONS.items():
+            precision = name.partition(",")[0]
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "out"
-                report = convert_in(precision, subject, out)
+                report = convert_in(precision, subject, out, **settings)
                 (region,) = report.regions
-                figures[f"pretrained:{subject.name} {precision}"] = {
+                figures[f"pretrained:{subject.name} {name}"] = {
                     **quality(expected, answers(out / "saved_model", subject.test)),
                     "images": len(subject.test),
                     "samples": len(subject.calibration),

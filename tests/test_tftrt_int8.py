@@ -137,8 +137,8 @@ with tf.Graph().as_default():  # TensorFlow would take the first function that t
 print("unreachable")
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "runs only in the process that made it" in done.stderr or "is not found" in done.stderr
     assert "unreachable" not in done.stdout
+    assert done.returncode
     assert "made by another process" in done.stdout
 
 
