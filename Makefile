@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 convert: $(READY)
-	@test -n "$(MODEL)" || { echo "usage: make convert MODEL=… [OUT=folder] [PRECISION=fp32|tf32|fp16] [ARGS=…]" >&2; exit 2; }
+	@test -n "$(MODEL)" || { echo "usage: make convert MODEL=… [OUT=folder] [PRECISION=fp32|tf32|fp16|bf16|int8|fp8] [ARGS=…]" >&2; exit 2; }
 	$(BIN)/graftrt convert "$(MODEL)" "$(OUT)" --precision $(PRECISION) $(ARGS)
 
 test: lint type

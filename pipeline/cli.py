@@ -217,7 +217,7 @@ def _precision_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         choices=("entropy", "minmax", "percentile", "mse"),
-        help="how int8 takes ranges from the samples (default: entropy)",
+        help="how int8 takes ranges from the samples (default: percentile)",
     )
     parser.add_argument(
         "--calibration-table",

@@ -41,7 +41,7 @@ class Config:
         min_region: smallest number of computing ops that make an engine; None: as many as pay for its boundary, by an
             estimate from shapes.
         max_error: largest relative error, max|a−b| / max|b|, of any output; None: 1e-5 for fp32, 2e-3 for tf32 and fp16,
-            2e-2 for bf16, 0.1 for int8 and fp8.
+            2e-2 for bf16, 0.3 for int8 and fp8.
         signature, tags: which signature of a SavedModel; None: `serving_default` (or the only one), and `serve`.
         inputs, outputs: tensors of a frozen `.pb` or a checkpoint; None: guessed where unambiguous.
         constants: inputs that are to be none, with the value that they always have, as `{"is_training": False}`; what

@@ -28,7 +28,7 @@ from stages.scopes import Call, Scope
 if TYPE_CHECKING:
     from stages.compare import Array
 
-DEFAULT_METHOD = "entropy"
+DEFAULT_METHOD = "percentile"
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +85,13 @@ def check_options(frozen: FrozenGraph, precision: str, options: CalibrationOptio
     """Raise where a precision needs ranges and there is nothing to take them from.
 
     Raises:
-        CalibrationError: no samples, no table, and the model states no ranges itself; or the method is unknown.
+        CalibrationError: no samples, no table, and the model states no ranges itself; the table can't be read; or the
+            method is unknown.
     """
     if options.method not in METHODS:
         raise CalibrationError(f"calibration method {options.method!r} is unknown", f"choose {', '.join(METHODS)}")
+    if options.table is not None:
+        CalibrationTable.read(options.table)
     given = options.table is not None or options.samples is not None
     if precision in QUANTISED and not given and not states_ranges(frozen):
         raise CalibrationError(

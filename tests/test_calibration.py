@@ -160,7 +160,6 @@ def test_a_tensor_that_overflows_is_known_for_fp16_too(tmp_path: Path) -> None:
         ({"input_0": np.zeros((2, 3, 16, 16), np.float64)}, "input_0 is float64"),
         ({"input_0": np.zeros((3, 16, 16), np.float32)}, "its rank must be 4"),
         ({"input_0": np.zeros((2, 4, 16, 16), np.float32)}, "ONNX Runtime can't run"),
-        ({"input_0": np.full((2, 3, 16, 16), np.nan, np.float32)}, "contains NaN"),
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused(
@@ -171,6 +170,16 @@ def test_a_batch_that_does_not_fit_is_refused(
         calibrator.observe(batch)
     with pytest.raises(CalibrationError, match="no samples"):
         calibrator.table()
+
+
+def test_nan_at_a_boundary_leaves_no_usable_range(region: Path, tmp_path: Path) -> None:
+    calibrator = Calibrator(region, "percentile", scratch=tmp_path)
+    for batch in images(2):
+        calibrator.observe(batch)
+    batch["input_0"][0, 0, 0, 0] = np.nan
+    calibrator.observe(batch)
+    (ranges,) = calibrator.table().regions.values()
+    assert ranges["input_0"] == ranges["conv_0"] == Range(0, -math.inf, math.inf)
 
 
 def test_an_unknown_method_is_refused(region: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from onnx import helper
 from stages.backends.base import BuildOptions
 from stages.backends.isolated import Worker
 from stages.errors import BuildError
-from stages.precision import convert
+from stages.precision import Range, convert
 from tests import onnx_models as tiny
 from tests.conftest import relative_error
 
@@ -188,11 +188,14 @@ def test_interface_and_provenance_stay(model: onnx.ModelProto) -> None:
     assert model.SerializeToString() == before, "the model given was changed"
 
 
-def test_tensorrt_takes_and_builds_the_result(model: onnx.ModelProto, tmp_path: Path, rtx: Worker) -> None:
-    path = tiny.save(convert(model, "fp16"), tmp_path / "m.onnx")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_tensorrt_takes_and_builds_the_result(
+    model: onnx.ModelProto, precision: str, tmp_path: Path, rtx: Worker
+) -> None:
+    path = tiny.save(convert(model, precision), tmp_path / "m.onnx")
     support = rtx.check(path)
     assert support.accepted, support
-    outcome = rtx.build(path, tmp_path / "plan", BuildOptions("fp16"))
+    outcome = rtx.build(path, tmp_path / "plan", BuildOptions(precision))
     assert outcome.built, outcome.failure
 
 
@@ -276,3 +279,57 @@ def test_wrong_remarks_about_types_are_not_believed(rtx: Worker, tmp_path: Path)
     model.graph.value_info.append(tiny.value("conv_0", [2, 8, 16, 16], tiny.INT64))
     support = rtx.check(tiny.save(convert(model, "fp16"), tmp_path / "m.onnx"))
     assert support.bindings == (("input_0", "float32"), ("output_0", "float32"))
+
+
+def test_bfloat16_computes_what_it_says() -> None:
+    """ONNX's reference implementation, which has bfloat16 products; ONNX Runtime has none for a CPU."""
+    from onnx.reference import ReferenceEvaluator
+
+    model = tiny.matmul()
+    small = convert(model, "bf16")
+    assert computing_types(small)["matmul"] == onnx.TensorProto.BFLOAT16
+    x = inputs_of(model)[0]
+    (result,) = ReferenceEvaluator(small).run(None, {"input_0": x})
+    assert 1e-4 < relative_error(tiny.run(model, x)[0], result) < 2e-2
+
+
+def test_bfloat16_has_the_range_of_float32() -> None:
+    nodes = [node("MatMul", ["input_0", "w"], "product"), node("Mul", ["product", "far"], "output_0")]
+    constants = {"w": tiny.weights(16, 8), "far": number(1e9)}
+    model = tiny.model(nodes, [tiny.value("input_0", [2, 16])], [tiny.value("output_0", [2, 8])], constants)
+    assert {t.data_type for t in convert(model, "bf16").graph.initializer} == {onnx.TensorProto.BFLOAT16}
+    assert {t.data_type for t in convert(model, "fp16").graph.initializer} == {tiny.HALF, tiny.FLOAT}
+    types = computing_types(convert(normalisation(), "bf16"))
+    assert types["conv"] == types["x"] == onnx.TensorProto.BFLOAT16
+    assert types["mean"] == types["square"] == types["normal"] == tiny.FLOAT
+
+
+LOUD = Range(5e4, -5e4, 1e3)
+
+
+@pytest.mark.parametrize("tensor", ["conv_1", "relu_0"])
+def test_what_overflowed_on_samples_is_made_and_read_in_float32(tensor: str) -> None:
+    types = computing_types(convert(tiny.conv(layers=3), "fp16", ranges={tensor: LOUD}))
+    assert types[tensor] == tiny.FLOAT
+    assert types["conv_1"] == tiny.FLOAT, "it makes or reads the tensor"
+    assert types["conv_0" if tensor == "conv_1" else "conv_2"] == tiny.HALF
+    quiet = Range(3e4, -3e4, 0)
+    assert computing_types(convert(tiny.conv(layers=3), "fp16", ranges={tensor: quiet}))[tensor] == tiny.HALF
+
+
+def test_kept_ops_compute_in_float32() -> None:
+    types = computing_types(convert(tiny.conv(layers=3), "fp16", keep=["conv_1"]))
+    assert (types["conv_0"], types["conv_1"], types["conv_2"]) == (tiny.HALF, tiny.FLOAT, tiny.HALF)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(8, tiny.HALF), (64, tiny.FLOAT)])
+def test_means_over_many_elements_are_taken_in_float32(size: int, dtype: int) -> None:
+    nodes = [
+        node("Relu", ["input_0"], "relu"),
+        node("AveragePool", ["relu"], "pool", kernel_shape=[size, size]),
+        node("GlobalAveragePool", ["relu"], "mean"),
+        node("Sub", ["pool", "mean"], "output_0"),
+    ]
+    model = tiny.model(nodes, [tiny.value("input_0", [1, 2, 64, 64])], [tiny.value("output_0", [None] * 4)])
+    types = computing_types(convert(model, "fp16"))
+    assert (types["relu"], types["pool"], types["mean"]) == (tiny.HALF, dtype, tiny.FLOAT)

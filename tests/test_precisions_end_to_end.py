@@ -178,6 +178,30 @@ def test_a_region_in_which_nothing_is_quantised_is_built_in_fp16(partition: Part
     assert engine.note.endswith("; built in fp16")
 
 
+@pytest.mark.slow
+def test_the_engine_cache_knows_the_ranges(
+    partition: Partition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setenv("GRAFTRT_CACHE_DIR", str(tmp_path / "cache"))
+    first = tmp_path / "calibration.json"
+    build(partition, tmp_path / "ort", options=EngineOptions((ORT,), "int8", calibration=CalibrationOptions(images(1))))
+    first.write_text((tmp_path / "ort" / "calibration.json").read_text())
+    table = CalibrationTable.read(first)
+    (digest,) = table.regions
+    wider = {name: replace(seen, amax=seen.amax * 2) for name, seen in table.regions[digest].items()}
+    second = tmp_path / "edited.json"
+    replace(table, regions={digest: wider}).write(second)
+
+    def sha256(path: Path, name: str) -> str:
+        options = EngineOptions(("tensorrt_rtx",), "int8", calibration=CalibrationOptions(table=path))
+        (engine,) = build(partition, tmp_path / name, options=options).engines
+        assert engine.fingerprint.precision == "int8"
+        return engine.sha256
+
+    assert sha256(first, "a") == sha256(first, "b") != sha256(second, "c")
+
+
 def test_the_stage_by_itself_calibrates_on_samples(partition: Partition, tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", **images(1)[0])
     arguments = ["build", str(partition.folder), str(tmp_path / "out"), "--backend", ORT, "--precision", "int8"]

@@ -149,7 +149,10 @@ def test_int8_is_valid_and_close(model: onnx.ModelProto, rest: str, tmp_path: Pa
     onnx.checker.check_model(quantised, full_check=True)
     assert list(quantised.graph.input) == list(model.graph.input)
     inputs = inputs_of(model)
-    assert 0 < relative_error(tiny.run(model, *inputs)[0], unoptimised(quantised, *inputs)) < INT8_ERROR
+    expected = tiny.run(model, *inputs)[0]
+    assert 0 < relative_error(expected, unoptimised(quantised, *inputs)) < INT8_ERROR
+    if rest == "fp32":  # as the CPU engine runs it
+        assert 0 < relative_error(expected, tiny.run(quantised, *inputs)[0]) < INT8_ERROR
 
 
 def unoptimised(model: onnx.ModelProto, *inputs: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 
 from stages.artifacts import FrozenGraph, Shape, ShapeRange, Source, Tensor
 from stages.errors import SplitError
-from stages.samples import MOST_VERIFIED, draw, read, verification_samples
+from stages.samples import MOST_VERIFIED, StoredSample, draw, read, verification_samples
 from stages.sizes import SizeRange, Sizes, size_ranges
 
 
@@ -187,6 +187,26 @@ def test_samples_come_from_several_files_a_folder_or_an_iterator(tmp_path: Path)
         np.savez(file, image=array)
     for source in (files, iter(files), tmp_path, [tmp_path], ({"image": array} for array in arrays)):
         assert [sample["image_node:0"].max() for sample in read(IMAGE, source)] == [0, 1, 2]
+
+
+def test_samples_in_files_are_read_when_they_are_asked_for(npz: Callable[..., Path]) -> None:
+    path = npz(image=np.zeros((1, 4, 4, 3), np.float32))
+    (sample,) = read(IMAGE, path)
+    np.savez(path, image=np.ones((1, 4, 4, 3), np.float32))
+    assert sample["image_node:0"].max() == 1
+    path.unlink()
+    with pytest.raises(SplitError, match=r"samples\.npz: can't be read"):
+        sample["image_node:0"]
+
+
+def test_what_an_iterator_gives_once_goes_into_files(tmp_path: Path) -> None:
+    stream = ({"image": np.full((1, 4, 4, 3), n, np.float32)} for n in range(3))
+    found = read(IMAGE, stream, spool=tmp_path / "spool")
+    assert all(isinstance(sample, StoredSample) for sample in found)
+    assert [sample["image_node:0"].max() for sample in found] == [0, 1, 2]
+    assert read(IMAGE, found) == found, "a second reader does not check them again"
+    words = read(model(words=("string", (None,))), iter([{"words": np.array(["a"])}]), spool=tmp_path / "words")
+    assert not isinstance(words[0], StoredSample), "text has another form in files"
 
 
 def test_string_samples_are_written_as_text(npz: Callable[..., Path]) -> None:

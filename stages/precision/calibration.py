@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from stages import onnx_files
 from stages.errors import CalibrationError, VerifyError
 from stages.execute import Session
@@ -65,13 +63,13 @@ class Calibrator:
             raise CalibrationError(error.problem) from error
 
     def observe(self, batch: Mapping[str, Array]) -> None:
-        """Run the region once.
+        """Run the region once. A tensor that holds NaN or infinity has no range that can be used from then on.
 
         Args:
             batch: an array for each input of the ONNX model, by name.
 
         Raises:
-            CalibrationError: a missing or unknown input, a wrong dtype or rank, NaN; or the region can't be run.
+            CalibrationError: a missing or unknown input, a wrong dtype or rank; or the region can't be run.
         """
         self._check(batch)
         try:
@@ -122,8 +120,6 @@ class Calibrator:
                 raise CalibrationError(
                     f"calibration: input {name} has shape {array.shape}", f"its rank must be {len(kind.shape.dim)}"
                 )
-            if array.dtype.kind == "f" and np.isnan(array).any():
-                raise CalibrationError(f"calibration: input {name} contains NaN", "give samples without NaN")
 
 
 def _floats(model: onnx.ModelProto, types: Types) -> list[str]:

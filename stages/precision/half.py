@@ -8,6 +8,7 @@ from op to op, and a cast stands only where a half-precision op reads one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ _BOUNDED = _ops("Sigmoid HardSigmoid Tanh Softsign Erf")
 _FOLLOW = _ops(
     # Half precision if all their float inputs are: elementwise and pooling ops…
     "Add Sub Mul Div Neg Abs Relu LeakyRelu PRelu ThresholdedRelu Elu Selu Gelu HardSwish Mish Clip Min Max",
-    "BatchNormalization MaxPool AveragePool GlobalAveragePool GlobalMaxPool ReduceMax ReduceMin",
+    "BatchNormalization MaxPool AveragePool GlobalMaxPool ReduceMax ReduceMin",
     # …and ops that move data.
     "Identity Dropout Reshape Flatten Transpose Squeeze Unsqueeze Concat Split Slice Gather GatherND GatherElements",
     "Expand Tile Pad Where DepthToSpace SpaceToDepth Resize Softmax",
@@ -44,7 +45,8 @@ _FOLLOW = _ops(
     "QuantizeLinear DequantizeLinear",
 )
 # Float32 are all others. The reasons, for those that models have most:
-#   ReduceSum, ReduceMean, ReduceL2, CumSum: a sum of 65,536 ones is infinite in float16;
+#   ReduceSum, ReduceMean, GlobalAveragePool, ReduceL2, CumSum: a sum of 65,536 ones is infinite in float16 (and the means
+#   of a layer normalisation may be exported as GlobalAveragePool);
 #   LayerNormalization, InstanceNormalization, LRN, Pow, Mul of a tensor with itself: x² overflows above 255;
 #   Exp, Log, Softplus, LogSoftmax, Reciprocal, Sqrt: results or arguments leave float16's range or lose its 10 bits;
 #   Range, TopK, ArgMax, comparisons, Cast, OneHot: indices and thresholds, where rounding changes the answer;
@@ -52,6 +54,8 @@ _FOLLOW = _ops(
 #   NonMaxSuppression, RoiAlign, GridSample: coordinates above 2,048 are no longer exact.
 _LONGEST_SOFTMAX = 4096
 """Above that length of the axis, or if it is open, the sum of a Softmax is taken in float32."""
+_LARGEST_KERNEL = 256
+"""Of an AveragePool: above so many elements its sum is taken in float32."""
 _DATA_INPUTS = {"Resize": 1, "Upsample": 1}
 """How many leading inputs of an op take part; the others (scales) are float32 by ONNX's definition."""
 _PART = 1 << 22
@@ -183,6 +187,8 @@ class _Scope:
             return False
         if node.op_type == "Mul" and node.input[0] == node.input[1]:
             return False
+        if node.op_type == "AveragePool":
+            return math.prod(next(a.ints for a in node.attribute if a.name == "kernel_shape")) <= _LARGEST_KERNEL
         return node.op_type != "Softmax" or self._softmax_is_short(node)
 
     def _softmax_is_short(self, node: onnx.NodeProto) -> bool:
