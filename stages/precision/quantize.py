@@ -228,7 +228,7 @@ class _Writer:
         if not name or name in self.graph.constants:
             bias = corrected(self.graph.value(name) if name else None, drift, means)
             del node.input[2:]
-            node.input.append(self._constant(f"{node.output[0]}__bias", bias))
+            node.input.append(self._constant(f"{node.output[0]}__corrected", bias))
 
     def _rounded(self, values: npt.NDArray[np.float32]) -> Array:
         clipped = np.clip(values, -self.most, self.most)
