@@ -21,8 +21,9 @@ from stages.backends.base import PRECISIONS
 from stages.build import EngineOptions, build
 from stages.calibrating import CalibrationOptions
 from stages.compare import TOLERANCES
-from stages.errors import CalibrationError, SplitError
-from stages.precision import CalibrationTable
+from stages.errors import BuildError, CalibrationError, SplitError
+from stages.precision import CalibrationTable, Range
+from stages.precision import convert as write_precision
 from tests.conftest import Converted
 
 Convert = Callable[..., Converted]
@@ -220,6 +221,10 @@ def test_fake_quantisation_becomes_pairs_with_its_own_ranges(converted: Convert)
     assert [float(scale * 127) for scale in scales] == pytest.approx([3, 6, 4], rel=1e-6)
     assert not {"Floor", "Round"} & {n.op_type for n in made.graph.node}
     assert len([n for n in made.graph.node if n.op_type == "Transpose"]) == 2, "only at the boundary"
+    exact = onnx.load(done.out / "stages" / "split" / "regions" / "region_0" / "model.onnx")
+    (first, *_) = [op for op in done.in_engines if op.endswith("FakeQuantWithMinMaxVars")]
+    with pytest.raises(BuildError, match="nothing in it can be quantised"):
+        write_precision(exact, "int8", fixed={first: Range(3, -3, 3)}, keep=[first])
     result = done.run(model.inputs)["result"]
     steps = np.rint(result / (4 / 127))
     assert np.allclose(result, steps * (4 / 127), atol=1e-5), "the output lies on the model's own grid"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stages.errors import BuildError
 from stages.precision.half import FORMATS, in_half
-from stages.precision.quantize import QUANTISED, in_int8
+from stages.precision.quantize import QUANTISED, in_8_bits
 from stages.precision.table import CalibrationTable, Range
 
 if TYPE_CHECKING:
@@ -58,5 +58,5 @@ def convert(
         raise BuildError(
             f"{precision}: is no precision", f"name one of fp32, tf32, {', '.join((*FORMATS, *QUANTISED))}"
         )
-    quantised = in_int8(model, precision, values, ranges=ranges or {}, fixed=fixed or {}, keep=keep)
+    quantised = in_8_bits(model, precision, values, ranges=ranges or {}, fixed=fixed or {}, keep=keep)
     return in_half(quantised, rest, values, ranges=ranges or {}, keep=keep) if rest in FORMATS else quantised

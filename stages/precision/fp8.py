@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def with_casts(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model that `quantize.in_int8` wrote in fp8, its remainder in float32."""
+    """A copy of a model that `quantize.in_8_bits` wrote in fp8, its remainder in float32."""
     import onnx
 
     result = without_weights(model)

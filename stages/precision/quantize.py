@@ -46,7 +46,7 @@ _SMALLEST_SCALE, _LARGEST_SCALE = 2.0**-24, 65472.0
 _BLOCK = 1 << 22
 
 
-def in_int8(
+def in_8_bits(
     model: onnx.ModelProto,
     precision: str,
     weights: MutableMapping[str, Array],
@@ -126,7 +126,7 @@ class _Writer:
         """Make Q/DQ pairs of the model's own fake quantisation; what transposes among its steps does so behind them."""
         nodes = list(self.model.graph.node)
         for op, stated in fixed.items():
-            steps = chain(nodes, self.graph.constants, op)
+            steps = [] if op in self.keep else chain(nodes, self.graph.constants, op)
             if not steps or any(not self.graph.read_once(step.output[0]) for step in steps[:-1]):
                 continue
             source = next(name for name in steps[0].input if name not in self.graph.constants)

@@ -108,7 +108,7 @@ class Graph:
 
 
 def quantisable(model: onnx.ModelProto, weights: Mapping[str, Array]) -> frozenset[str]:
-    """The activations that `in_int8` wants ranges for.
+    """The activations that `in_8_bits` wants ranges for.
 
     Raises:
         BuildError: ONNX's type inference rejects the model.
