@@ -120,7 +120,5 @@ class _Folder:
 
 def _by_channel(values: Floats, channels: int, rank: int) -> Floats | None:
     """A constant as one number for each channel of a tensor (N, C, …) of that rank; None if it is something else."""
-    if values.size == 1 and values.ndim <= rank:
-        return np.broadcast_to(values.reshape(-1), [channels])
     shape = values.shape[1:] if values.ndim == rank and values.shape[0] == 1 else values.shape
     return values.reshape(-1) if shape == (channels, *[1] * (rank - 2)) else None
