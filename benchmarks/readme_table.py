@@ -149,10 +149,30 @@ def _large_model(figures: Figures) -> str:
     return f"{title}\n\n" + _table(("", "with mapped files", "without"), rows)
 
 
+def _precision(figures: Figures) -> str:
+    rows = [
+        (
+            f"`{name.partition(' ')[0]}` {name.partition(' ')[2]}",
+            *(
+                (f"{entry['agreement']:.1%} of {entry['images']}", f"{entry['max_rel_error']:.1e}")
+                if entry["engines"]["onnxruntime"] in name
+                else ("not run here", "")
+            ),
+            f"{entry['share_in_int8']:.0%}" if "share_in_int8" in entry else "",
+            f"{entry['megabytes']['tensorrt_rtx']:.2f} MB",
+        )
+        for name, entry in figures.items()
+    ]
+    head = ("precision", "same answer as TensorFlow", "largest relative error", "multiplied in int8", "plan for GPUs")
+    title = "**Answers on crops of photographs and faces that nothing was calibrated on, run by ONNX Runtime**"
+    return f"{title}\n\n" + _table(head, rows)
+
+
 RENDERERS: Mapping[str, Callable[[Figures], str]] = {
     "conversion": _conversion,
     "architectures": _architectures,
     "pretrained": _pretrained,
+    "precision": _precision,
     "op_overhead": _op_overhead,
     "clustering": _clustering,
     "scaling": _scaling,

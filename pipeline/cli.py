@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         precision="fp32",
         calibration=None,
         calibration_table=None,
+        int8_error=None,
         backend="auto",
         on_failure="native",
         shape=[],
@@ -240,6 +241,12 @@ def _precision_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="JSON",
         help="calibration.json of an earlier conversion of this model, to take ranges from instead of samples",
+    )
+    parser.add_argument(
+        "--int8-error",
+        type=float,
+        metavar="E",
+        help="how far a region may be off in int8 (rms over standard deviation) before parts stay fp16 (default: 0.015)",
     )
 
 

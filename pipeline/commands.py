@@ -105,6 +105,8 @@ def _config(options: argparse.Namespace) -> Config:
         config = replace(config, error_metric=options.error_metric)
     if options.calibration is not None:
         config = replace(config, calibration=options.calibration)
+    if options.int8_error is not None:
+        config = replace(config, int8_error=options.int8_error)
     if options.max_profiles is not None:
         config = replace(config, max_profiles=options.max_profiles)
     if options.time_limit is not None:

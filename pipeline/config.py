@@ -16,6 +16,7 @@ from stages.errors import ConversionError
 from stages.metrics import Metric, check_metric, default_limit
 from stages.model import Scalar
 from stages.precision.histogram import METHODS
+from stages.precision.sensitivity import DEFAULT_ERROR
 from stages.samples import Samples
 from stages.sizes import DEFAULT_MAX_PROFILES
 from stages.split import SplitOptions
@@ -30,6 +31,8 @@ class Config:
             fastest of int8 (where there are samples to find ranges on), fp16 and fp32 that `max_error` allows.
         calibration: how int8 takes ranges from the samples: `entropy`, `minmax`, `percentile` or `mse`.
         calibration_table: the `calibration.json` of an earlier conversion of the same model, to take ranges from instead.
+        int8_error: how far a region's results may be off in int8 (root mean square over their standard deviation). What
+            causes most of a larger error stays in fp16. 0.015 keeps nearly all answers; 1 quantises all.
         backend: `auto`, or names with commas between: `tensorrt`, `tensorrt_rtx`, `onnxruntime`. `auto` takes the
             TensorRT that imports, and ONNX Runtime too on a machine without a GPU.
         shapes: sizes of the model's inputs; see `shape_range`. An open first axis needs none (1, 8 and 32 are taken).
@@ -69,6 +72,7 @@ class Config:
     samples: Samples = None
     calibration: str = DEFAULT_METHOD
     calibration_table: Path | None = None
+    int8_error: float = DEFAULT_ERROR
     max_profiles: int = DEFAULT_MAX_PROFILES
     keep_in_tf: tuple[str, ...] = ()
     min_region: int | None = None
@@ -96,6 +100,8 @@ class Config:
             raise ConversionError(f"precision {self.precision!r} is unknown", f"choose {', '.join(TOLERANCES)}")
         if self.calibration not in METHODS:
             raise ConversionError(f"calibration {self.calibration!r} is unknown", f"choose {', '.join(METHODS)}")
+        if not self.int8_error > 0:
+            raise ConversionError(f"int8_error {self.int8_error} is not positive", f"choose about {DEFAULT_ERROR}")
         if self.on_failure not in ("native", "fail"):
             raise ConversionError(f"on_failure {self.on_failure!r} is unknown", "choose native or fail")
         if self.min_region is not None and self.min_region < 1:
@@ -199,6 +205,6 @@ def engine_options(
         time_limit_seconds=config.time_limit_seconds,
         fixed_sizes=config.fixed_sizes,
         use_cache=config.cache,
-        calibration=CalibrationOptions(config.samples, config.calibration, config.calibration_table),
+        calibration=CalibrationOptions(config.samples, config.calibration, config.calibration_table, config.int8_error),
         auto=AutoOptions(samples, config.error_metric, config.tolerance, drawn=config.samples is None),
     )

@@ -15,10 +15,11 @@ from stages import onnx_files
 from stages.artifacts import FrozenGraph, Partition, Region
 from stages.errors import CalibrationError, VerifyError
 from stages.graph import Graph
-from stages.precision import QUANTISED
+from stages.precision import FORMATS, QUANTISED
 from stages.precision.calibration import Calibrator
 from stages.precision.fake import stated_ranges, states_ranges
 from stages.precision.histogram import METHODS
+from stages.precision.sensitivity import DEFAULT_ERROR
 from stages.precision.table import CalibrationTable, Range, merged
 from stages.profiles import onnx_inputs
 from stages.samples import Samples, read
@@ -40,11 +41,13 @@ class CalibrationOptions:
         samples: real inputs, as for `samples.read`.
         method: entropy, minmax, percentile or mse.
         table: a table that an earlier conversion wrote; it must hold every region.
+        int8_error: largest error of a region in int8, as root mean square over standard deviation.
     """
 
     samples: Samples = None
     method: str = DEFAULT_METHOD
     table: Path | None = None
+    int8_error: float = DEFAULT_ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ def calibrated_ranges(
 ) -> CalibrationTable | None:
     """The table to build regions with; None where none is needed or there is nothing to make it of.
 
-    fp16 takes ranges where there are samples, to keep in float32 what overflows on them; auto, to try int8 too.
+    fp16 and bf16 take ranges where there are samples, to keep in float32 what overflows on them, and to correct biases; auto,
+    to try int8 too.
 
     Args:
         scratch: folder for passing files.
@@ -113,7 +117,7 @@ def calibrated_ranges(
         VerifyError: TensorFlow can't run the model on the samples.
     """
     check_options(partition.frozen, precision, options)
-    if precision not in (*QUANTISED, "fp16", "auto"):
+    if precision not in (*QUANTISED, *FORMATS, "auto"):
         return None
     if options.table is not None:
         table = CalibrationTable.read(options.table)
@@ -124,16 +128,24 @@ def calibrated_ranges(
     samples = read(partition.frozen, options.samples, spool=scratch / "samples")
     if not samples:
         raise CalibrationError("no samples to calibrate with", "give some with --samples")
-    return calibrate(partition, samples, "minmax" if precision == "fp16" else options.method, scratch=scratch)
+    method = "minmax" if precision in FORMATS else options.method
+    tolerated = options.int8_error if precision == "int8" else None
+    return calibrate(partition, samples, method, tolerated=tolerated, scratch=scratch)
 
 
 def calibrate(
-    partition: Partition, samples: Sequence[Mapping[str, Array]], method: str, *, scratch: Path
+    partition: Partition,
+    samples: Sequence[Mapping[str, Array]],
+    method: str,
+    *,
+    tolerated: float | None = None,
+    scratch: Path,
 ) -> CalibrationTable:
     """Ranges of every region's tensors on samples, one sample at a time.
 
     Args:
         samples: inputs of the model, by tensor name.
+        tolerated: largest error of a region in int8; what causes more is marked as sensitive. None: nothing is.
 
     Raises:
         CalibrationError: the method is unknown, or a region can't be run.
@@ -148,7 +160,7 @@ def calibrate(
                 for call in scope.calls(sample) if regions else ():
                     _observe(scope, regions, call, calibrators)
     unseen = CalibrationTable(method, 0, {region.digest: {} for region in partition.regions})
-    return merged([unseen, *(c.table() for c in calibrators.values() if c.runs)], method)
+    return merged([unseen, *(c.table(tolerated=tolerated) for c in calibrators.values() if c.runs)], method)
 
 
 def scopes_of(partition: Partition, stack: ExitStack) -> Iterator[tuple[Scope, list[Region]]]:

@@ -129,7 +129,7 @@ def test_ranges_are_those_of_the_tensors(region: Path, tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_batches(region: Path, tmp_path: Path) -> None:
     calibrator = Calibrator(region, "entropy", scratch=tmp_path)
-    for batch in images(3):
+    for batch in images(20):  # it keeps the inputs of up to 16 runs
         calibrator.observe(batch)
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

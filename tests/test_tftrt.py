@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.compiler.tensorrt import trt_convert
 
-from fixtures import tftrt as models
 from pipeline import ConversionError
 from pipeline import tftrt as trt
 from pipeline.tftrt import params, shapes
@@ -182,21 +181,6 @@ def test_wrong_arguments_are_value_errors_with_a_remedy(wrong: dict[str, object]
     with pytest.raises(ValueError, match="try: ") as caught:
         trt.TrtGraphConverterV2(**{"input_saved_model_dir": "model", **wrong})  # type: ignore[arg-type]
     assert isinstance(caught.value, ConversionError)
-
-
-@pytest.mark.parametrize("mode", ["INT8", "int8"])
-def test_int8_is_refused_and_never_something_else(mode: str) -> None:
-    calls = [
-        lambda: trt.TrtGraphConverterV2("model", precision_mode=mode).convert(lambda: iter([])),
-        lambda: trt.TrtGraphConverter("model", precision_mode=mode).convert(),
-        lambda: trt.TrtGraphConverter("model").calibrate(["y:0"], 1, lambda: {}),
-        lambda: trt.create_inference_graph(models.frozen_graph(), ["probs"], precision_mode=mode),
-        lambda: trt.calib_graph_to_infer_graph(models.frozen_graph()),
-    ]
-    for call in calls:
-        with pytest.raises(NotImplementedError, match=r"(?s)INT8.*try: precision_mode='FP16'") as caught:
-            call()
-        assert isinstance(caught.value, ConversionError)
 
 
 SPECS = {"a": tf.TensorSpec([None, None, 4]), "b": tf.TensorSpec([2])}

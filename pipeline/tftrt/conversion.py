@@ -14,7 +14,10 @@ from pipeline.config import Config
 from pipeline.report import Report
 from pipeline.run import convert
 from stages import storage
-from stages.artifacts import FrozenGraph
+from stages.artifacts import EngineSet
+from stages.bodies import find
+from stages.build import TABLE
+from stages.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,11 @@ class Conversion:
     @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
+
+    @property
+    def calibration_table(self) -> Path:
+        """The ranges that INT8 was built with."""
+        return self.folder / TABLE
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -54,14 +62,22 @@ def run(model: Path, config: Config) -> Conversion:
     try:
         with eagerly():
             report = convert(model, folder, config)
-        types = {node.name: node.op for node in storage.load(FrozenGraph, folder / "stages/freeze").graph_def().node}
+        types = _op_types(storage.load(EngineSet, folder / "stages/build"))
         shutil.rmtree(folder / "stages")
     except BaseException:
         remove(parent)
         raise
-    return Conversion(
-        folder, report, {region.name: Counter(types[op] for op in region.ops) for region in report.regions}
-    )
+    return Conversion(folder, report, types)
+
+
+def _op_types(engines: EngineSet) -> dict[str, Counter[str]]:
+    """By region; it may lie in the body of a branch or loop."""
+    main = Graph(engines.partition.frozen)
+    found = {}
+    for region in engines.partition.regions:
+        nodes = find(main, region.scope).node_defs
+        found[region.name] = Counter(nodes[op].op for op in region.ops)
+    return found
 
 
 @contextlib.contextmanager

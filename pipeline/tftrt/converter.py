@@ -22,6 +22,7 @@ from pipeline.tftrt.conversion import Conversion, run
 from pipeline.tftrt.params import DEFAULT_TRT_MAX_WORKSPACE_SIZE_BYTES, TrtConversionParams, TrtPrecisionMode
 from pipeline.tftrt.shapes import (
     PROFILE_STRATEGY_IMPLICIT_BATCH_MODE_COMPATIBLE,
+    inputs,
     open_beyond_first,
     profiles,
     see,
@@ -109,24 +110,33 @@ class TrtGraphConverterV2:
     def convert(self, calibration_input_fn: InputFn | None = None) -> tf.types.experimental.ConcreteFunction:
         """Convert the signature, and return it as a function with engines in it.
 
+        Args:
+            calibration_input_fn: for INT8; yields real inputs as `build`'s function does, of any sizes. They are read once,
+                and wait in a temporary folder, not in memory. Open axes besides the first take the sizes that they have.
+
         It takes keywords, or tensors in the order of the inputs' names, and returns a dict. Where axes besides the first
         are open, or TensorFlow can't run the model on random inputs, it is TensorFlow's own function until `build` has
         seen inputs; a warning says so.
 
         Raises:
             OrderError: called twice (a RuntimeError).
-            UnsupportedError: INT8, or eager execution is off (a NotImplementedError).
-            ArgumentError: a calibration function without INT8.
+            UnsupportedError: eager execution is off (a NotImplementedError).
+            ArgumentError: a calibration function that is missing with INT8 or given without, or that yields nothing or what
+                the signature does not take.
             ConversionError: as `pipeline.convert`; VerifyError if the result is not TensorFlow's equal.
         """
         import tensorflow as tf
 
         if self._function is not None:
             raise OrderError("convert() was called already", "make another converter")
-        if calibration_input_fn is not None and not (
-            tftrt_params.is_int8(self._params) and self._params.use_calibration
-        ):
+        calibrates = tftrt_params.calibrates(self._params)
+        if calibration_input_fn is not None and not calibrates:
             raise ArgumentError("calibration_input_fn is given, but nothing is calibrated", "leave it out")
+        if calibration_input_fn is None and calibrates:
+            raise ArgumentError(
+                "INT8 needs a calibration_input_fn",
+                "a function that yields some hundred real inputs, or use_calibration=False",
+            )
         config = self._config()
         if not tf.executing_eagerly():
             raise UnsupportedError(
@@ -135,6 +145,8 @@ class TrtGraphConverterV2:
         source = open_model(self._source, signature=self._signature, tags=self._tags)
         assert source.function is not None  # what is no SavedModel has been refused
         self._specs = dict(sorted(source.function.structured_input_signature[1].items()))
+        if calibration_input_fn is not None:
+            return self._convert(replace(config, samples=inputs(self._specs, calibration_input_fn)))
         if any(open_beyond_first(spec.shape) for spec in self._specs.values()):
             return self._wait(source.function, "axes besides the first are open")
         try:
@@ -166,6 +178,8 @@ class TrtGraphConverterV2:
             raise OrderError("build() before convert()", "call convert() first")
         seen = see(self._specs, input_fn)
         config = replace(self._config(), shapes=profiles(self._specs, seen.shapes, self._strategy))
+        if tftrt_params.calibrates(self._params) and self._conversion is not None:
+            config = replace(config, calibration_table=self._conversion.calibration_table)
         with tempfile.TemporaryDirectory(prefix="graftrt-samples-") as folder:
             if seen.first and not any(array.dtype.kind in _NOT_SAMPLES for array in seen.first.values()):
                 samples = Path(folder) / "samples.npz"

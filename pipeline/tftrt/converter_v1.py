@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from pipeline.report import Report
+from pipeline.tftrt import calibration_graph
 from pipeline.tftrt import params as tftrt_params
+from pipeline.tftrt.calibration_graph import Source
 from pipeline.tftrt.graph_defs import FrozenSignature, freeze_saved_model, graft, node_name
 from pipeline.tftrt.params import (
     DEFAULT_TRT_MAX_WORKSPACE_SIZE_BYTES,
@@ -81,19 +83,20 @@ class TrtGraphConverter:
         self._key = input_saved_model_signature_key or _DEFAULT_SIGNATURE
         self._denied = None if nodes_denylist is None else list(nodes_denylist)
         self._source: FrozenSignature | None = None
+        self._calibration: tf.compat.v1.GraphDef | None = None
         self._converted: tf.compat.v1.GraphDef | None = None
         self._report: Report | None = None
 
     def convert(self) -> tf.compat.v1.GraphDef:
-        """Convert, and return the GraphDef, its engines inside.
+        """Convert, and return the GraphDef, its engines inside; with INT8 and `use_calibration` a graph that collects
+        ranges while it runs, which `calibrate` runs and finishes.
 
         Raises:
             OrderError: called twice (a RuntimeError).
-            UnsupportedError: INT8 (a NotImplementedError).
             ArgumentError: no such node; a Placeholder has open axes besides the first.
             ConversionError: as `pipeline.convert`; the result would hold more than 1 GiB.
         """
-        if self._converted is not None:
+        if self._converted is not None or self._calibration is not None:
             raise OrderError("convert() was called already", "make another converter")
         config = tftrt_params.config(self._params)
         graph_def, outputs = self._graph_def, self._denied
@@ -102,6 +105,9 @@ class TrtGraphConverter:
             graph_def, outputs = self._source.graph_def, [*self._source.outputs, *(self._denied or ())]
         kept = tuple(node_name(node) for node in self._denied or ())
         config = replace(config, keep_in_tf=(*config.keep_in_tf, *kept))
+        if tftrt_params.calibrates(self._params):
+            self._calibration = calibration_graph.make(Source(graph_def, outputs, config, self._batches))
+            return self._calibration
         self._converted, self._report = graft(graph_def, outputs, config, self._batches)
         return self._converted
 
@@ -111,26 +117,58 @@ class TrtGraphConverter:
         num_runs: int,
         feed_dict_fn: Callable[[], Mapping[str, object]] | None = None,
         input_map_fn: Callable[[], Mapping[str, tf.Tensor]] | None = None,
-    ) -> NoReturn:
-        """There is no calibration yet.
+    ) -> tf.compat.v1.GraphDef:
+        """Run the graph that `convert` returned, and return the one to deploy.
+
+        Args:
+            fetch_names: names of nodes or tensors to fetch.
+            num_runs: how often to run it.
+            feed_dict_fn: called before each run; returns values by tensor name.
+            input_map_fn: called once; returns tensors by the names of those that they take the place of. One of the two.
 
         Raises:
-            UnsupportedError: always (a NotImplementedError).
+            OrderError: before `convert`, or called twice (a RuntimeError).
+            ArgumentError: both or none of the two functions, no runs, or `convert` did not ask for calibration.
+            ConversionError: as `convert`; and TensorFlow's own errors while the graph runs.
         """
-        raise tftrt_params.no_int8()
+        import tensorflow as tf
+
+        v1 = tf.compat.v1
+        if not tftrt_params.calibrates(self._params):
+            raise ArgumentError("calibrate(): nothing is to be calibrated", "precision_mode='INT8'")
+        if self._calibration is None:
+            raise OrderError("calibrate() before convert()", "call convert() first")
+        if self._converted is not None:
+            raise OrderError("calibrate() was called already", "make another converter")
+        if bool(feed_dict_fn) == bool(input_map_fn):
+            raise ArgumentError("calibrate(): give one of feed_dict_fn and input_map_fn", "leave the other out")
+        if num_runs < 1:
+            raise ArgumentError(f"calibrate(): num_runs {num_runs} is not positive", "some hundred real inputs")
+        with tf.Graph().as_default(), v1.Session() as session:
+            fetches = tf.graph_util.import_graph_def(
+                self._calibration,
+                input_map=input_map_fn() if input_map_fn else None,
+                return_elements=list(fetch_names),
+                name="",
+            )
+            for _ in range(num_runs):
+                session.run(fetches, feed_dict_fn() if feed_dict_fn else None)
+        self._converted, self._report = calibration_graph.finish(self._calibration)
+        return self._converted
 
     def save(self, output_saved_model_dir: str) -> None:
         """Write the converted graph as a SavedModel with the source's tags and signature; its tensors keep their names.
 
         Raises:
-            OrderError: before `convert`.
+            OrderError: before `convert`, or before `calibrate` where that is needed.
             ArgumentError: the source was a GraphDef, whose signature is unknown.
             ArtifactError: the folder exists, or can't be written.
         """
         import tensorflow as tf
 
         if self._converted is None:
-            raise OrderError("save() before convert()", "call convert() first")
+            first = "convert()" if self._calibration is None else "calibrate()"
+            raise OrderError(f"save() before {first}", f"call {first} first")
         if self._source is None:
             raise ArgumentError("save(): the input was a GraphDef", "write what convert() returns")
         v1 = tf.compat.v1
@@ -148,10 +186,10 @@ class TrtGraphConverter:
         """The conversion's report (docs/report.md).
 
         Raises:
-            OrderError: before `convert`.
+            OrderError: before `convert`, or before `calibrate` where that is needed.
         """
         if self._report is None:
-            raise OrderError("there is no report", "call convert() first")
+            raise OrderError("there is no report", "call convert() first, and calibrate() with INT8")
         return self._report
 
 
@@ -173,6 +211,9 @@ def create_inference_graph(  # noqa: PLR0917 - TF-TRT's signature
 ) -> tf.compat.v1.GraphDef:
     """Convert a frozen GraphDef to a GraphDef with engines inside: the call of 2018.
 
+    With INT8 it is a graph that collects ranges while it runs: import it, run it on real inputs, then give it to
+    `calib_graph_to_infer_graph` in the same process.
+
     Args:
         outputs: names of nodes (or tensors) that are fetched; they keep their names.
         max_batch_size: largest size of open first axes.
@@ -184,7 +225,6 @@ def create_inference_graph(  # noqa: PLR0917 - TF-TRT's signature
 
     Raises:
         ArgumentError: a wrong value, an unknown node, or a Placeholder with open axes besides the first (a ValueError).
-        UnsupportedError: INT8 (a NotImplementedError).
         ConversionError: as `pipeline.convert`; the result would hold more than 1 GiB.
     """
     if input_graph_def is None or input_saved_model_dir:
@@ -200,6 +240,11 @@ def create_inference_graph(  # noqa: PLR0917 - TF-TRT's signature
             is_dynamic_op=is_dynamic_op,
             maximum_cached_engines=maximum_cached_engines,
         )
+        if output_saved_model_dir and precision_mode.upper() == TrtPrecisionMode.INT8:
+            raise ArgumentError(
+                "output_saved_model_dir: with INT8 there is nothing to deploy yet",
+                "TrtGraphConverter.calibrate and save",
+            )
         converted = converter.convert()
         if output_saved_model_dir:
             converter.save(output_saved_model_dir)
@@ -218,18 +263,28 @@ def create_inference_graph(  # noqa: PLR0917 - TF-TRT's signature
     if cached_engine_batches:
         batches = sorted(map(_batch_size, cached_engine_batches))
     ranges = [(1, batch) for batch in batches] or None
-    return graft(input_graph_def, outputs, tftrt_params.config(params), ranges)[0]
+    config = tftrt_params.config(params)
+    if tftrt_params.calibrates(params):
+        return calibration_graph.make(Source(input_graph_def, outputs, config, ranges))
+    return graft(input_graph_def, outputs, config, ranges)[0]
 
 
 def calib_graph_to_infer_graph(
     calibration_graph_def: tf.compat.v1.GraphDef, is_dynamic_op: bool = False
 ) -> tf.compat.v1.GraphDef:
-    """The second half of INT8 in 2018. There is no calibration yet, so no graph that it could be given.
+    """The graph to deploy, of a calibration graph that was run on real inputs in this process; see `create_inference_graph`.
+
+    Args:
+        calibration_graph_def: what `create_inference_graph` returned, or a graph that it was imported into. What it has
+            collected is dropped once this has succeeded.
+        is_dynamic_op: has no effect; `create_inference_graph` was told.
 
     Raises:
-        UnsupportedError: always (a NotImplementedError).
+        ArgumentError: it is no calibration graph (a ValueError).
+        OrderError: it was made by another process, is finished already, or was not run yet (a RuntimeError).
+        ConversionError: as `create_inference_graph`.
     """
-    raise tftrt_params.no_int8()
+    return calibration_graph.finish(calibration_graph_def)[0]
 
 
 def get_tensorrt_rewriter_config(

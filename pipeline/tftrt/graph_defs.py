@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.report import Report
-from pipeline.tftrt.conversion import run
+from pipeline.tftrt.conversion import Conversion, run
 from pipeline.tftrt.shapes import open_beyond_first
 from stages import stitch
 from stages.artifacts import ShapeRange
@@ -49,8 +49,20 @@ def graft(
         ArgumentError: no such node; a Placeholder has open axes besides the first.
         ConversionError: as `pipeline.convert`; the result would hold more than 1 GiB.
     """
-    import tensorflow as tf
+    conversion = converted(graph_def, outputs, config, batches)
+    try:
+        return embedded(conversion), replace(conversion.report, model="input_graph_def")
+    finally:
+        conversion.remove()
 
+
+def converted(
+    graph_def: tf.compat.v1.GraphDef,
+    outputs: Sequence[object] | None,
+    config: Config,
+    batches: Sequence[tuple[int, int]] | None,
+) -> Conversion:
+    """As `graft`, but what a conversion wrote; whoever asks removes it."""
     if graph_def.ByteSize() > stitch.EMBEDDED_LIMIT_BYTES:
         raise _too_large()
     graph = _import(graph_def)
@@ -62,16 +74,23 @@ def graft(
         path = Path(folder) / "graph.pb"
         path.write_bytes(graph_def.SerializeToString())
         names = dict.fromkeys(tensor.name for tensor in fetched)
-        conversion = run(path, replace(config, outputs=tuple(names), shapes=shapes))
-    try:
-        model = conversion.folder / "model.pb"
-        if not model.exists():
-            raise _too_large()
-        result = tf.compat.v1.GraphDef()
-        result.ParseFromString(model.read_bytes())
-    finally:
-        conversion.remove()
-    return result, replace(conversion.report, model="input_graph_def")
+        return run(path, replace(config, outputs=tuple(names), shapes=shapes))
+
+
+def embedded(conversion: Conversion) -> tf.compat.v1.GraphDef:
+    """A conversion's GraphDef.
+
+    Raises:
+        ConversionError: it would hold more than 1 GiB.
+    """
+    import tensorflow as tf
+
+    model = conversion.folder / "model.pb"
+    if not model.exists():
+        raise _too_large()
+    result = tf.compat.v1.GraphDef()
+    result.ParseFromString(model.read_bytes())
+    return result
 
 
 def freeze_saved_model(folder: str, tags: Sequence[str], signature_key: str) -> FrozenSignature:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pipeline.config import Config
-from stages.errors import ArgumentError, UnsupportedError
+from stages.errors import ArgumentError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class TrtPrecisionMode:
     """The precisions that TF-TRT had, as strings; lower case is accepted too.
 
     FP32 is IEEE float32 here. TF-TRT let TensorRT compute in TF32 where TensorFlow does; that is
-    `pipeline.convert(…, Config(precision="tf32"))`. INT8 is refused when the conversion begins.
+    `pipeline.convert(…, Config(precision="tf32"))`. What INT8 would spoil stays FP16 (docs/precision.md).
     """
 
     FP32 = "FP32"
@@ -46,7 +46,7 @@ class TrtPrecisionMode:
 
     @staticmethod
     def supported_precision_modes() -> list[str]:
-        """Every spelling that is accepted; INT8 is accepted as an argument, and refused by `convert`."""
+        """Every spelling that is accepted."""
         modes = [TrtPrecisionMode.FP32, TrtPrecisionMode.FP16, TrtPrecisionMode.INT8]
         return modes + [mode.lower() for mode in modes]
 
@@ -63,7 +63,8 @@ class TrtConversionParams(NamedTuple):
             in TensorFlow (functions are inlined before, so there is no other graph).
         maximum_cached_engines: has no effect. An engine has a profile for each range of shapes, and their number is not
             limited.
-        use_calibration: as in TF-TRT it only matters with INT8.
+        use_calibration: only matters with INT8, as in TF-TRT. False: the graph itself states ranges, by FakeQuant or
+            QuantizeAndDequantize ops.
         allow_build_at_runtime: for shapes outside the profiles an engine is built in the background, at most 8 for a
             region; calls run as TensorFlow's ops until it is ready, counted in `stages.engine_op.stats()`.
     """
@@ -98,21 +99,16 @@ def is_int8(params: TrtConversionParams) -> bool:
     return params.precision_mode.upper() == TrtPrecisionMode.INT8
 
 
-def no_int8() -> UnsupportedError:
-    """What is raised wherever INT8 is asked for: it must not become FP16 or FP32 silently."""
-    return UnsupportedError("INT8 and its calibration are not there yet", "precision_mode='FP16' or 'FP32'")
+def calibrates(params: TrtConversionParams) -> bool:
+    """Whether ranges have to be collected first."""
+    return is_int8(params) and params.use_calibration
 
 
 def config(params: TrtConversionParams, environment: Mapping[str, str] = os.environ) -> Config:
     """The configuration that the parameters and TF-TRT's environment variables stand for, without shapes.
 
     Says once in a process what has no effect any more.
-
-    Raises:
-        UnsupportedError: INT8.
     """
-    if is_int8(params):
-        raise no_int8()
     _say_what_has_no_effect(params, environment)
     denied = tuple(op.strip() for op in environment.get("TF_TRT_OP_DENYLIST", "").split(",") if op.strip())
     nothing = params.minimum_segment_size == -1

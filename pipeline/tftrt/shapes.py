@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,19 @@ def see(specs: Mapping[str, tf.TensorSpec], input_fn: Callable[[], Iterable[obje
     if len({tuple(map(len, combination)) for combination in shapes}) > 1:
         raise ArgumentError("input_fn yields an input with different numbers of axes", "yield one number of axes")
     return Seen(tuple(shapes), first)
+
+
+def inputs(specs: Mapping[str, tf.TensorSpec], input_fn: Callable[[], Iterable[object]]) -> Iterator[dict[str, Array]]:
+    """What an input function yields, by name, each when it is asked for; forms as of `see`.
+
+    Raises:
+        ArgumentError: it yields nothing, or (when that is asked for) inputs that the signature does not have.
+    """
+    arrays = (_arrays(specs, item) for item in input_fn())
+    first = next(arrays, None)
+    if first is None:
+        raise ArgumentError("calibration_input_fn yields nothing", "yield some hundred real inputs")
+    return itertools.chain([first], arrays)
 
 
 def _arrays(specs: Mapping[str, tf.TensorSpec], item: object) -> dict[str, Array]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from stages.compare import Array
 
-__all__ = ["QUANTISED", "CalibrationTable", "Range", "convert"]
+__all__ = ["FORMATS", "QUANTISED", "CalibrationTable", "Range", "convert"]
 
 
 def convert(

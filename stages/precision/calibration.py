@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import onnx_files
 from stages.errors import CalibrationError, VerifyError
 from stages.execute import Session
+from stages.precision.bias import ChannelMeans
+from stages.precision.folding import fold_normalisation
 from stages.precision.histogram import METHODS, Histogram
-from stages.precision.sites import quantisable
+from stages.precision.sensitivity import Kept, sensitive
+from stages.precision.sites import convolved, quantisable
 from stages.precision.table import CalibrationTable, Range
 from stages.precision.types import Types
 from stages.storage import link_or_copy
@@ -26,7 +30,7 @@ class Calibrator:
     """Observes a region's tensors, run by run, in ONNX Runtime on the CPU.
 
     Between runs it holds for each tensor to be quantised one histogram of fixed size, for each other float tensor two
-    numbers; while it observes, the activations of that run.
+    numbers, and the inputs of a few runs; while it observes, the activations of that run.
 
     Args:
         model: path of the region's ONNX file in float32, as `onnx_files.save_model` wrote it.
@@ -41,13 +45,18 @@ class Calibrator:
         if method not in METHODS:
             raise CalibrationError(f"calibration method {method!r} is unknown", f"choose {', '.join(METHODS)}")
         self._method = method
-        self._digest = onnx_files.digest(model)
+        self.digest = onnx_files.digest(model)
         self.runs = 0
         proto, weights = onnx_files.load_model(model)
-        self._inputs = {value.name: value for value in proto.graph.input}
-        wanted = quantisable(proto, weights)
+        self.inputs = {value.name: value for value in proto.graph.input}
         types = Types.of(proto, "calibration")
-        self._histograms = {name: Histogram(name in wanted) for name in _floats(proto, types)}
+        floats = _floats(proto, types)
+        fold_normalisation(proto, weights)
+        wanted = quantisable(proto, weights)
+        self._histograms = {name: Histogram(name in wanted) for name in floats}
+        self._means = {name: ChannelMeans() for name in convolved(proto, weights)}
+        self._kept = Kept()
+        self._model, self._scratch = model, scratch
         try:
             self._session = _session(model, types, list(self._histograms), scratch)
         except VerifyError as error:
@@ -63,19 +72,23 @@ class Calibrator:
             CalibrationError: a missing or unknown input, a wrong dtype or rank; or the region can't be run.
         """
         self._check(batch)
-        for name in self._histograms.keys() & batch.keys():
-            self._histograms[name].observe(batch[name])
         try:
             values = self._session.run(batch)
         except VerifyError as error:
             raise CalibrationError(error.problem, "give real samples with --samples") from error
-        for name, value in values.items():
+        for name, value in {**batch, **values}.items():
             if name in self._histograms:
                 self._histograms[name].observe(value)
+            if name in self._means:
+                self._means[name].observe(value)
+        self._kept.add(batch)
         self.runs += 1
 
-    def table(self) -> CalibrationTable:
+    def table(self, *, tolerated: float | None = None) -> CalibrationTable:
         """The ranges so far.
+
+        Args:
+            tolerated: largest error in int8 (see `sensitivity.DEFAULT_ERROR`); tensors that cause more are marked.
 
         Raises:
             CalibrationError: nothing was observed.
@@ -83,18 +96,23 @@ class Calibrator:
         if not self.runs:
             raise CalibrationError("no samples to calibrate with", "give some with --samples")
         ranges: dict[str, Range] = {name: h.range(self._method) for name, h in self._histograms.items()}
-        return CalibrationTable(self._method, self.runs, {self._digest: ranges})
+        for name, means in self._means.items():
+            ranges[name] = replace(ranges[name], means=means.values())
+        if tolerated is not None:
+            for name in sensitive(self._model, ranges, self._kept.batches, tolerated=tolerated, scratch=self._scratch):
+                ranges[name] = replace(ranges[name], sensitive=True)
+        return CalibrationTable(self._method, self.runs, {self.digest: ranges})
 
     def _check(self, batch: Mapping[str, Array]) -> None:
         import onnx
 
-        if batch.keys() != self._inputs.keys():
-            wrong = ", ".join(sorted(batch.keys() ^ self._inputs.keys()))
+        if batch.keys() != self.inputs.keys():
+            wrong = ", ".join(sorted(batch.keys() ^ self.inputs.keys()))
             raise CalibrationError(
                 f"calibration: inputs {wrong} are missing or unknown", "give one array for each input"
             )
         for name, array in batch.items():
-            kind = self._inputs[name].type.tensor_type
+            kind = self.inputs[name].type.tensor_type
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
             if array.dtype != dtype:
                 raise CalibrationError(f"calibration: input {name} is {array.dtype}", f"it must be {dtype}")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stages.onnx_files import key_of, stand_in, without_weights
+from stages.precision.bias import corrected, drift
+from stages.precision.folding import fold_normalisation
 from stages.precision.table import Range
 from stages.precision.types import Types, bodies, captured, names_read
 from stages.translate.provenance import tagged
@@ -95,21 +97,25 @@ def in_half(
         BuildError: ONNX's type inference rejects the model.
     """
     form = FORMATS[precision]
-    types = Types.of(model, precision)
     result = without_weights(model)
     result.graph.initializer.extend(model.graph.initializer)
+    fold_normalisation(result, weights)
+    types = Types.of(result, precision)
     wide = frozenset(name for name, seen in ranges.items() if seen.seen > form.largest / _MARGIN)
-    _Scope(result.graph, types, weights, _Rules(form, wide, frozenset(keep))).rewrite()
+    means = {name: seen.means for name, seen in ranges.items() if seen.means}
+    _Scope(result.graph, types, weights, _Rules(form, wide, frozenset(keep), means)).rewrite()
     return result
 
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What holds for all scopes: the format, the tensors that leave its range, and the TensorFlow ops to keep in float32."""
+    """What holds for all scopes: the format, the tensors that leave its range, the TensorFlow ops to keep in float32, and
+    the means of what convolutions read, by channel."""
 
     form: Format
     wide: frozenset[str]
     keep: frozenset[str]
+    means: Mapping[str, tuple[float, ...]]
 
 
 class _Scope:
@@ -192,6 +198,8 @@ class _Scope:
         return length is not None and length <= _LONGEST_SOFTMAX
 
     def _emit_half(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "Conv" and node.input[0] in self.rules.means:
+            self._correct(node, self.rules.means[node.input[0]])
         for index, name in enumerate(node.input):
             if not name or not self.types.is_float(name):
                 continue
@@ -233,6 +241,24 @@ class _Scope:
             else:
                 self._cast(name, half, element, doc_string)
         return half
+
+    def _correct(self, node: onnx.NodeProto, means: tuple[float, ...]) -> None:
+        """Correct the bias of a convolution for what rounding does to its weights."""
+        import onnx
+
+        kernel, *biases = (name for name in node.input[1:] if name)
+        if any(name not in self.constants for name in (kernel, *biases)):
+            return
+        element = onnx.TensorProto.DataType.Value(self.rules.form.element)
+        values = self._values(self.constants[kernel])
+        rounded = values.astype(onnx.helper.tensor_dtype_to_np_dtype(element))
+        before = self._values(self.constants[biases[0]]) if biases else None
+        name = f"{node.output[0]}__corrected"
+        self.constants[name] = onnx.numpy_helper.from_array(corrected(before, drift(values, rounded), means), name)
+        self.types.elements[name] = onnx.TensorProto.FLOAT
+        self.graph.initializer.append(self.constants[name])
+        del node.input[2:]
+        node.input.append(name)
 
     def _values(self, tensor: onnx.TensorProto) -> Array:
         import onnx

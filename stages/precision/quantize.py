@@ -24,7 +24,9 @@ import numpy.typing as npt
 
 from stages.errors import BuildError
 from stages.onnx_files import key_of, stand_in, without_weights
+from stages.precision.bias import Floats, corrected, drift
 from stages.precision.fake import chain, without_inverses
+from stages.precision.folding import fold_normalisation
 from stages.precision.opset import raise_opset
 from stages.precision.sites import SUMS, Graph, Site
 from stages.precision.table import Range
@@ -60,18 +62,35 @@ def in_8_bits(
     Raises:
         BuildError: nothing is quantised, or ONNX's type inference rejects the model.
     """
-    result = without_weights(model)
-    result.graph.initializer.extend(model.graph.initializer)
-    raise_opset(result)
-    writer = _Writer(result, weights, precision, ranges, frozenset(keep))
-    writer.state(fixed)
-    writer.rewrite()
-    if not writer.sites:
+    result, sites = with_pairs(model, precision, weights, ranges=ranges, fixed=fixed, keep=keep)
+    if not sites and any(found.sensitive for found in ranges.values()):
+        raise BuildError("all that can be quantised is too sensitive for 8 bits", "--int8-error with more than 0.015")
+    if not sites:
         raise BuildError(
             f"nothing in it can be quantised: no {', '.join(sorted(SUMS))} with constant weights and a usable range",
             "convert in fp16",
         )
     return result
+
+
+def with_pairs(
+    model: onnx.ModelProto,
+    precision: str,
+    weights: MutableMapping[str, Array],
+    *,
+    ranges: Mapping[str, Range],
+    fixed: Mapping[str, Range],
+    keep: Collection[str],
+) -> tuple[onnx.ModelProto, int]:
+    """As `in_int8`; also how many nodes compute in 8 bits, which may be none."""
+    result = without_weights(model)
+    result.graph.initializer.extend(model.graph.initializer)
+    raise_opset(result)
+    fold_normalisation(result, weights)
+    writer = _Writer(result, weights, precision, ranges, frozenset(keep))
+    writer.state(fixed)
+    writer.rewrite()
+    return result, writer.sites
 
 
 class _Writer:
@@ -89,7 +108,9 @@ class _Writer:
         self.element = onnx.TensorProto.DataType.Value(element)
         self.dtype = onnx.helper.tensor_dtype_to_np_dtype(self.element)
         # fp8's steps grow with the value: clipping would gain nothing there, whatever the method.
-        self.amax = {name: r.amax if precision == "int8" else r.seen for name, r in ranges.items()}
+        usable = {name: r for name, r in ranges.items() if not (r.sensitive and precision == "int8")}
+        self.amax = {name: r.amax if precision == "int8" else r.seen for name, r in usable.items()}
+        self.means = {name: r.means for name, r in usable.items() if r.means}
         self.model = model
         self.graph = Graph(model, weights)
         self.weights = weights
@@ -97,6 +118,8 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.made: dict[tuple[str, int], str] = {}
         """The 8-bit form of tensors, by name and axis (-1: one scale)."""
+        self.drifts: dict[str, Floats] = {}
+        """What rounding adds to the weights of convolutions, summed over the kernel: (output channels, its inputs)."""
         self.sites = 0
 
     def state(self, fixed: Mapping[str, Range]) -> None:
@@ -144,8 +167,11 @@ class _Writer:
     def _quantise(self, node: onnx.NodeProto, site: Site | None, residual: str) -> None:
         if site and self._usable(node.input[site.data]):
             self.sites += 1
-            node.input[site.data] = self._activation(node.input[site.data], node.doc_string)
-            node.input[site.weight] = self._weight(node.input[site.weight], site.axis, node.doc_string)
+            data, weight = node.input[site.data], node.input[site.weight]
+            node.input[site.data] = self._activation(data, node.doc_string)
+            node.input[site.weight] = self._weight(weight, site.axis, node.doc_string)
+            if node.op_type == "Conv" and data in self.means:
+                self._correct(node, self.means[data], self.drifts[weight])
         elif residual and self._usable(residual):
             place = list(node.input).index(residual)
             node.input[place] = self._activation(residual, node.doc_string)
@@ -182,6 +208,10 @@ class _Writer:
                 wide = scales.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
                 wide = wide[rows] if axis == 0 else wide
                 stored[rows] = self._rounded(values[rows] / wide)
+            if values.ndim > 2 and axis == 0:
+                steps = scales.reshape(-1, *[1] * (values.ndim - 1))
+                parts = [drift(values[rows], stored[rows].astype(np.float32) * steps[rows]) for rows in _rows(values)]
+                self.drifts[name] = np.concatenate(parts)
             if key_of(self.graph.constants[name]) is None:
                 tensor = onnx.helper.make_tensor(f"{stem}__q", self.element, values.shape, stored.tobytes(), raw=True)
             else:
@@ -192,6 +222,13 @@ class _Writer:
             self.nodes.append(_node("DequantizeLinear", inputs, f"{stem}__dq", doc_string, axis))
             self.made[name, axis] = f"{stem}__dq"
         return self.made[name, axis]
+
+    def _correct(self, node: onnx.NodeProto, means: tuple[float, ...], drift: Floats) -> None:
+        name = node.input[2] if len(node.input) > 2 else ""
+        if not name or name in self.graph.constants:
+            bias = corrected(self.graph.value(name) if name else None, drift, means)
+            del node.input[2:]
+            node.input.append(self._constant(f"{node.output[0]}__corrected", bias))
 
     def _rounded(self, values: npt.NDArray[np.float32]) -> Array:
         clipped = np.clip(values, -self.most, self.most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -118,3 +119,31 @@ def quantisable(model: onnx.ModelProto, weights: Mapping[str, Array]) -> frozens
         if site := graph.site(node):
             wanted.add(node.input[site.data])
     return frozenset(wanted)
+
+
+def multiplications(model: onnx.ModelProto, weights: Mapping[str, Array]) -> dict[str, int]:
+    """How many multiplications can be done in 8 bits for each activation that `quantisable` names, at sizes of 1 where
+    they are open. 0 where an activation is only added.
+
+    Raises:
+        BuildError: ONNX's type inference rejects the model.
+    """
+    graph = Graph(model, weights)
+    found = dict.fromkeys(sorted(quantisable(model, weights)), 0)
+    for node in graph.nodes:
+        if site := graph.site(node):
+            dims = graph.constants[node.input[site.weight]].dims
+            sizes = [size or 1 for size in graph.types.lengths.get(node.output[0], ())]
+            found[node.input[site.data]] += math.prod(sizes) * math.prod(dims) // max(1, dims[site.axis])
+    return found
+
+
+def convolved(model: onnx.ModelProto, weights: Mapping[str, Array]) -> frozenset[str]:
+    """The activations that convolutions to be quantised read, whose channels are on axis 1.
+
+    Raises:
+        BuildError: ONNX's type inference rejects the model.
+    """
+    graph = Graph(model, weights)
+    found = ((node, graph.site(node)) for node in graph.nodes if node.op_type == "Conv")
+    return frozenset(node.input[site.data] for node, site in found if site)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.errors import CalibrationError
 
@@ -21,11 +22,16 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Range:
     """What a tensor held: `low` and `high` are the smallest and largest values seen (infinite if one was infinite or NaN),
-    `amax` the magnitude up to which it is worth being exact, as the calibration method chose."""
+    `amax` the magnitude up to which it is worth being exact, as the calibration method chose.
+
+    `means` are those of its channels, where a convolution reads it. `sensitive`: 8 bits here would change the region's
+    results too much (`sensitivity.py`), so that what reads it is not quantised."""
 
     amax: float
     low: float
     high: float
+    means: tuple[float, ...] = ()
+    sensitive: bool = False
 
     @property
     def seen(self) -> float:
@@ -53,10 +59,7 @@ class CalibrationTable:
             OSError: the file can't be written.
         """
         regions = {
-            digest: {
-                name: {"amax": r.amax, "min": _finite(r.low), "max": _finite(r.high)}
-                for name, r in sorted(ranges.items())
-            }
+            digest: {name: _entry(found) for name, found in sorted(ranges.items())}
             for digest, ranges in sorted(self.regions.items())
         }
         head = {"format": FORMAT, "version": FORMAT_VERSION, "method": self.method, "samples": self.samples}
@@ -102,8 +105,26 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _range(entry: Mapping[str, float | None]) -> Range:
+def _entry(found: Range) -> dict[str, object]:
+    entry: dict[str, object] = {"amax": found.amax, "min": _finite(found.low), "max": _finite(found.high)}
+    if found.means:
+        entry["means"] = list(found.means)
+    if found.sensitive:
+        entry["sensitive"] = True
+    return entry
+
+
+def _range(entry: Mapping[str, Any]) -> Range:
     low, high, amax = entry["min"], entry["max"], entry["amax"]
     if amax is None or not (math.isfinite(amax) and amax >= 0):
         raise ValueError(f"amax {amax} is no magnitude")
-    return Range(float(amax), -math.inf if low is None else float(low), math.inf if high is None else float(high))
+    means = tuple(float(mean) for mean in entry.get("means", ()))
+    if not all(map(math.isfinite, means)):
+        raise ValueError("means are no numbers")
+    return Range(
+        float(amax),
+        -math.inf if low is None else float(low),
+        math.inf if high is None else float(high),
+        means,
+        bool(entry.get("sensitive", False)),
+    )
