@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import os
-import signal
 import sys
-import tempfile
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 
-from stages.errors import BackendError, ConversionError
+from pipeline import completion, configfile
+from pipeline.process import import_tensorflow_quietly, interruptible, set_up_logging
+from stages.errors import ConversionError
 
 MODEL_HELP = (
     "SavedModel folder, .keras, .h5 or frozen .pb file, TensorFlow.js model.json, "
     ".meta file or folder of a TensorFlow 1 checkpoint, keras:NAME (keras.applications, seeded random weights), "
     "or pretrained:NAME"
 )
+CONFIG_HELP = "read options from this file; those given here count more"
 EXIT_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 when done and verified, 1 on a stated failure; wrong usage exits with 2."""
-    options = _parser().parse_args(arguments)
-    _set_up_logging(options.verbose, options.quiet)
-    # TensorFlow's C++ log is not a user's business; it reads this when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        options = parse(arguments)
+        if options.command == "completion":
+            print(completion.script(*_parser(), options.shell))
+            return 0
+        set_up_logging(options.verbose, options.quiet)
+        # TensorFlow's C++ log is not a user's business; it reads this when it is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with interruptible():
             if not options.verbose:
                 import_tensorflow_quietly()
@@ -46,12 +45,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says, else the file of `--config`, else the defaults.
+
+    Raises:
+        ConversionError: the file is wrong.
+        SystemExit: wrong usage, or only help was wanted.
+    """
+    parser, commands = _parser()
+    names = {name: [a.dest for a in command._actions] + list(command._defaults) for name, command in commands.items()}
+    defaults = {name: {dest: commands[name].get_default(dest) for dest in names[name]} for name in commands}
+    for command in commands.values():  # so that what was not given is absent, and can come from elsewhere
+        command._defaults.clear()
+        for action in command._actions:
+            action.default = argparse.SUPPRESS
+
+    given = vars(parser.parse_args(arguments))
+    from_file: Mapping[str, object] = given.pop("from_file", {})
+    return argparse.Namespace(**{**defaults[given["command"]], **from_file, **given})
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of everything, and those of the commands by name."""
     parser = argparse.ArgumentParser(prog="graftrt", description="Grafts TensorRT engines into TensorFlow models.")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print GraftRT's version and exit")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
     common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
     common.add_argument("--json", action="store_true", help="print the result as JSON")
+    config = common.add_argument("--config", action=ReadFile, metavar="TOML", help=CONFIG_HELP)
     common.add_argument(
         "--op-library",
         action="append",
@@ -116,7 +138,40 @@ def _parser() -> argparse.ArgumentParser:
     _shape_option(verify)
     report = add("report", "Write report.html again: after a verify elsewhere, or with a GPU for the engines' layers.")
     report.add_argument("folder", type=Path, help="folder that convert wrote")
-    return parser
+    shell = add("completion", "Print a script that lets a shell complete commands, options and paths.")
+    shell.add_argument("shell", choices=completion.SHELLS)
+    assert isinstance(config, ReadFile)
+    config.commands = commands.choices
+    return parser, commands.choices
+
+
+class ReadFile(argparse.Action):
+    """Reads the file of `--config`; an argument that it gives is no longer required."""
+
+    commands: Mapping[str, argparse.ArgumentParser]
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        name = next(name for name, command in self.commands.items() if command is parser)
+        namespace.from_file = configfile.read(Path(str(values)), name, self.commands)
+        for action in parser._actions:
+            if action.dest in namespace.from_file:
+                action.required = False
+
+
+class ShowVersion(argparse.Action):
+    """As argparse's own, but what is installed is asked only when somebody wants to know."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        from importlib.metadata import version
+
+        print(f"graftrt {version('graftrt')}")
+        parser.exit()
 
 
 def _stage(
@@ -217,65 +272,6 @@ def _stitch_options(parser: argparse.ArgumentParser) -> None:
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-error", type=float, metavar="E", help="largest relative error (default: by precision)")
-
-
-def import_tensorflow_quietly() -> None:
-    """TensorFlow's libraries write to standard error before their log level is read. What they say is shown if the import
-    fails, and dropped else."""
-    # oneDNN's allocator never gives memory back: a large model's weights would stay when their last tensor is gone.
-    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
-    with tempfile.TemporaryFile() as words:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(words.fileno(), 2)
-        try:
-            import tensorflow  # noqa: F401
-        except Exception as error:
-            words.seek(0)
-            said = words.read().decode(errors="replace")
-            raise BackendError(f"tensorflow: {error}" + f"\n{said}".rstrip(), "pip install tensorflow") from error
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM (`timeout`, a container that stops) interrupt as Ctrl-C does, and lose no Ctrl-C: Python drops one that
-    falls into a destructor, of which TensorFlow has many."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    def deliver_again(unraisable: sys.UnraisableHookArgs) -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
-            again.daemon = True
-            again.start()
-        else:
-            hook(unraisable)
-
-    hook, sys.unraisablehook = sys.unraisablehook, deliver_again
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        sys.unraisablehook = hook
-
-
-def _set_up_logging(verbose: int, quiet: bool) -> None:
-    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    if not verbose and not sys.warnoptions:
-        warnings.simplefilter("ignore")  # Python's warnings are for those who write the code that is running
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    # absl and Keras advise those who train; nobody does here.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    for package in ("pipeline", "stages"):
-        logging.getLogger(package).setLevel(level)
 
 
 if __name__ == "__main__":

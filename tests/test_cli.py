@@ -182,7 +182,7 @@ def test_without_a_compiler_the_error_says_what_to_install(model: Path, tmp_path
 
 
 def test_an_interrupt_that_falls_into_a_destructor_is_not_lost() -> None:
-    from pipeline.cli import interruptible
+    from pipeline.process import interruptible
 
     class Unlucky:
         def __del__(self) -> None:
