@@ -8,7 +8,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from stages import onnx_files, precision, storage
+from stages import onnx_files, precision, progress, storage
 from stages.artifacts import Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
 from stages.backends.base import PRECISIONS, BuildOptions
 from stages.backends.crew import Crew, Workers
@@ -67,12 +67,14 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
         if any(worker.backend.device == "gpu" for worker in lead):
             for region in partition.regions:
                 _refuse_open_axes(region)
+        tally = progress.Tally(sum(len(region.ops) for region in partition.regions))
         compiler = _Compiler(options, EngineCache() if options.use_cache else None)
 
         def compile_one(workers: Workers, numbered: tuple[int, Region]) -> list[Engine] | FailedRegion:
             number, region = numbered
             log.info("build: %s, %d of %d (%d ops)", region.name, number, len(partition.regions), len(region.ops))
-            return compiler.compile(workers, region, folder / "regions" / region.name)
+            with tally.part(len(region.ops), region.name):
+                return compiler.compile(workers, region, folder / "regions" / region.name)
 
         engines: list[Engine] = []
         failed: list[FailedRegion] = []
@@ -97,7 +99,11 @@ class _Compiler:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier try may have got no answer
         folder.mkdir(parents=True)
         models = _Models(region, folder / ".models")
-        results = [(worker, self._compile_for(worker, region, models, folder)) for worker in workers]
+        tally = progress.Tally(len(workers))
+        results: list[tuple[Worker, Engine | str]] = []
+        for worker in workers:
+            with tally.part(1, worker.backend.name):
+                results.append((worker, self._compile_for(worker, region, models, folder)))
         models.remove()
         engines = [result for _, result in results if isinstance(result, Engine)]
         failures = [f"{worker.backend.name}: {result}" for worker, result in results if isinstance(result, str)]
