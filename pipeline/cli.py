@@ -23,6 +23,7 @@ EXIT_FAILED = 1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 when done and verified, 1 on a stated failure; wrong usage exits with 2."""
+    options = None
     try:
         options = parse(arguments)
         if options.command == "completion":
@@ -39,10 +40,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return commands.run(options)
     except ConversionError as error:
         print(f"error: {error}", file=sys.stderr)
+        if kept := _kept(options):
+            print(f"  kept: {kept}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
+        print(f"interrupted; {_kept(options) or 'nothing was left behind'}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _kept(options: argparse.Namespace | None) -> str:
+    """How to go on with a conversion that did not end; empty if nothing of it is kept."""
+    if options is None or options.command != "convert":
+        return ""
+    from pipeline import resume
+
+    stages = resume.finished(options.out)
+    folder = resume.partial_folder(options.out)
+    return f"run the same command again to go on after {stages[-1]!r}, or remove {folder}" if stages else ""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -69,35 +83,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     """The parser of everything, and those of the commands by name."""
     parser = argparse.ArgumentParser(prog="graftrt", description="Grafts TensorRT engines into TensorFlow models.")
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print GraftRT's version and exit")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
-    common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
-    common.add_argument("--json", action="store_true", help="print the result as JSON")
-    config = common.add_argument("--config", action=ReadFile, metavar="TOML", help=CONFIG_HELP)
-    common.add_argument(
-        "--op-library",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="SO",
-        help="shared library with custom ops that the model uses; may be repeated",
-    )
-    # What a command has no option for is as if the option were not given.
-    common.set_defaults(
-        precision="fp32",
-        backend="auto",
-        on_failure="native",
-        shape=[],
-        keep_in_tf=[],
-        capability=[],
-        samples=None,
-        constant=[],
-    )
-    common.set_defaults(
-        max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
-    )
-    common.set_defaults(min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False)
-    common.set_defaults(tensorboard=False)
+    common, config = _common()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -110,6 +96,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
         group(convert)
     convert.add_argument("--no-verify", action="store_true", help="do not run the stitched model")
     convert.add_argument("--keep-stages", action="store_true", help="keep every stage's artifact in OUT/stages")
+    convert.add_argument("--no-resume", action="store_true", help="start anew, and keep nothing if it is interrupted")
     convert.add_argument("--tensorboard", action="store_true", help="write both graphs to OUT/tensorboard")
 
     freeze = add("freeze", "Stage 1: a model without variables.")
@@ -140,9 +127,45 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     report.add_argument("folder", type=Path, help="folder that convert wrote")
     shell = add("completion", "Print a script that lets a shell complete commands, options and paths.")
     shell.add_argument("shell", choices=completion.SHELLS)
-    assert isinstance(config, ReadFile)
     config.commands = commands.choices
     return parser, commands.choices
+
+
+def _common() -> tuple[argparse.ArgumentParser, ReadFile]:
+    """What every command has, and of that what reads a file."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
+    common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    config = common.add_argument("--config", action=ReadFile, metavar="TOML", help=CONFIG_HELP)
+    common.add_argument(
+        "--op-library",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="SO",
+        help="shared library with custom ops that the model uses; may be repeated",
+    )
+    # What a command has no option for is as if the option were not given.
+    common.set_defaults(
+        precision="fp32",
+        backend="auto",
+        on_failure="native",
+        shape=[],
+        keep_in_tf=[],
+        capability=[],
+        samples=None,
+        constant=[],
+    )
+    common.set_defaults(
+        max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
+    )
+    common.set_defaults(
+        min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False, no_resume=False
+    )
+    common.set_defaults(tensorboard=False)
+    assert isinstance(config, ReadFile)
+    return common, config
 
 
 class ReadFile(argparse.Action):
