@@ -113,6 +113,31 @@ def _op_overhead(figures: Figures) -> str:
     return f"{title}\n\n" + _table(("", "median"), rows)
 
 
+def _progress(figures: Figures) -> str:
+    names = {"resnet50": "ResNet50", "chain_1000": "a chain of small ops"}
+    rows = [
+        (
+            f"{words}, {figures[name]['ops']:,} ops",
+            f"{figures[name]['wall_milliseconds_without'] / 1000:.2f} s",
+            f"{figures[name]['wall_milliseconds_with'] / 1000:.2f} s",
+            f"{figures[name]['median_of_paired_wall_ratios']:.3f}",
+            f"{figures[name]['ratio_of_all_cpu']:.3f}",
+        )
+        for name, words in names.items()
+    ]
+    title = (
+        f"**Building a region with TensorRT for RTX, {figures['pairs']} times without and with a progress bar in turn**"
+    )
+    head = (
+        "region",
+        "without",
+        "with",
+        "median of the paired ratios",
+        "processor time, both processes, with over without",
+    )
+    return f"{title}\n\n" + _table(head, rows)
+
+
 def _clustering(figures: Figures) -> str:
     sizes = (10_000, 100_000)
     rows = [
@@ -154,6 +179,7 @@ RENDERERS: Mapping[str, Callable[[Figures], str]] = {
     "architectures": _architectures,
     "pretrained": _pretrained,
     "op_overhead": _op_overhead,
+    "progress": _progress,
     "clustering": _clustering,
     "scaling": _scaling,
     "large_model": _large_model,

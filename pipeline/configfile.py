@@ -21,7 +21,12 @@ else:
 
 _NO_PATHS = ("keras:", "pretrained:")
 _NOT_HERE = ("help", "config", "command")
-_WORDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_REMEDIES: Mapping[type, str] = {
+    bool: "give true or false",
+    int: "give a whole number",
+    float: "give a number",
+    str: "give a text",
+}
 
 
 def read(path: Path, command: str, parsers: Mapping[str, argparse.ArgumentParser]) -> dict[str, object]:
@@ -118,5 +123,5 @@ def _single(subject: str, value: object, action: argparse.Action, folder: Path) 
 
 def _checked(subject: str, value: object, kind: type) -> object:
     if type(value) is not kind:
-        raise ConversionError(f"{subject} is {value!r}", f"give {_WORDS[kind]}")
+        raise ConversionError(f"{subject} is {value!r}", _REMEDIES[kind])
     return value

@@ -1,0 +1,127 @@
+"""What progress bars cost a build: TensorRT for RTX builds a region with nobody listening, and with a bar on a terminal that
+follows TensorRT's progress monitor, the two in turn.
+
+Wall time is shared with whatever else runs on the machine; the processor time of the building process is not, and that of
+this process, which draws, is counted too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.scaling import chain
+from stages.backends.base import BuildOptions
+from stages.backends.isolated import Worker
+
+PAIRS = 30
+CHAIN_OPS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of one build."""
+
+    wall: float
+    building_cpu: float
+    drawing_cpu: float
+
+    @property
+    def cpu(self) -> float:
+        return self.building_cpu + self.drawing_cpu
+
+
+def main() -> None:
+    from stages import export, freeze, split
+
+    figures: dict[str, object] = {"pairs": PAIRS}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in (("resnet50", "keras:ResNet50"), ("chain_1000", chain(CHAIN_OPS, None))):
+            work = Path(folder) / name
+            exported = export.export(freeze.freeze(model, work / "freeze"), work / "export")
+            options = split.SplitOptions("tensorrt_rtx", cache=False)
+            (region,) = split.split(exported, work / "split", options=options).regions
+            figures[name] = measure(region.model, work, BuildOptions("fp32", region.profiles)) | {
+                "ops": len(region.ops)
+            }
+    record.write("progress", figures)
+
+
+def measure(model: Path, work: Path, options: BuildOptions) -> dict[str, object]:
+    """Build again and again, without and with a bar."""
+    without: list[Cost] = []
+    followed: list[Cost] = []
+    with Worker("tensorrt_rtx") as worker:
+        for pair in range(PAIRS + 1):
+            quiet_first = pair % 2 == 0
+            for bar in (not quiet_first, quiet_first):
+                with terminal() if bar else contextlib.nullcontext():
+                    cost = build(worker, model, work / "plan", options, bar=bar)
+                if pair:  # the first pair warms up
+                    (followed if bar else without).append(cost)
+    return {
+        "wall_milliseconds_without": round(1000 * statistics.median(cost.wall for cost in without), 1),
+        "wall_milliseconds_with": round(1000 * statistics.median(cost.wall for cost in followed), 1),
+        "median_of_paired_wall_ratios": round(
+            statistics.median(b.wall / a.wall for a, b in zip(without, followed, strict=True)), 4
+        ),
+        "median_of_paired_cpu_ratios": round(
+            statistics.median(b.cpu / a.cpu for a, b in zip(without, followed, strict=True)), 4
+        ),
+        "ratio_of_all_cpu": round(sum(cost.cpu for cost in followed) / sum(cost.cpu for cost in without), 4),
+        "drawing_cpu_milliseconds_a_build": round(
+            1000 * statistics.median(cost.drawing_cpu for cost in followed)
+            - 1000 * statistics.median(cost.drawing_cpu for cost in without),
+            1,
+        ),
+    }
+
+
+def build(worker: Worker, model: Path, plan: Path, options: BuildOptions, *, bar: bool) -> Cost:
+    from pipeline.progress import ConsoleProgress
+
+    with ConsoleProgress().stage("build") if bar else contextlib.nullcontext():
+        assert worker.pid is not None
+        start, building, drawing = time.perf_counter(), cpu_seconds(worker.pid), time.process_time()
+        outcome = worker.build(model, plan, options)
+        end, building_end, drawing_end = time.perf_counter(), cpu_seconds(worker.pid), time.process_time()
+    assert outcome.built, outcome.failure
+    return Cost(end - start, building_end - building, drawing_end - drawing)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of another process, all threads: clock_getcpuclockid(3) as Linux computes it."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[None]:
+    """Standard error is a terminal that somebody reads."""
+    ours, theirs = os.openpty()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # so Linux says that the other end is closed
+            while os.read(ours, 1 << 16):
+                pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    kept = sys.stderr
+    with os.fdopen(theirs, "w") as sys.stderr:
+        yield
+    sys.stderr = kept
+    reader.join()
+    os.close(ours)
+
+
+if __name__ == "__main__":
+    main()
