@@ -104,7 +104,7 @@ class _Round:
             threads.shutdown()
         for n, boundary in enumerate(self._cuts):
             if n not in self._attempts:
-                self._attempts[n] = here(boundary)
+                self._attempts[n] = _one(here, boundary, self._tally)
         return [self._attempts[n] for n in range(len(self._cuts))]
 
     def _serve(self, child: ChildProcess) -> None:

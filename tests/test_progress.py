@@ -116,6 +116,22 @@ def test_inner_phases_of_a_build_fill_the_step_around_them(monkeypatch: pytest.M
     assert heard[3] == (0.375, "Timing")
 
 
+def test_phases_of_one_name_within_one_another_are_no_riddle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.backends.phases._SECONDS_BETWEEN_REPORTS", 0)
+    heard = Heard()
+    phases = Phases(heard)
+    phases.start("A", None, 2)
+    phases.start("B", "A", 2)
+    phases.start("B", "B", 2)
+    phases.start("A", "B", 2)
+    phases.step("A", 1)
+    phases.finish("A")
+    phases.start("C", "nobody", 1)
+    phases.step("C", 0)
+    assert heard.shares == sorted(heard.shares)
+    assert heard.shares[-1] <= 1.0
+
+
 def test_a_build_in_a_child_tells_its_phases_and_nothing_without_a_listener(
     partition: Partition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ _SECONDS_BETWEEN_REPORTS = 0.1
 
 @dataclass(slots=True)
 class _Phase:
+    number: int
     parent: str | None
     steps: int
     done: int = 0
@@ -22,21 +23,24 @@ class _Phase:
 class Phases:
     """The phases that have begun and not ended, told to a listener as the share of the outermost that is done.
 
-    A step of a phase that has inner phases counts as done in part while these run. The share never falls: builders begin
-    phases of one name several times. The builder may call from several threads.
+    A step of a phase that has inner phases counts as done in part while these run. Phases are known by their names, which
+    a builder uses several times, within one another too: what contains a phase is what had begun before it, and the share
+    never falls. The builder may call from several threads.
     """
 
     def __init__(self, heard: Listener) -> None:
         self._heard = heard
         self._lock = threading.Lock()
         self._open: dict[str, _Phase] = {}
+        self._started = 0
         self._share = 0.0
         self._next = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase of so many steps begins, within another one or as the outermost."""
         with self._lock:
-            self._open[name] = _Phase(parent, max(steps, 1))
+            self._started += 1
+            self._open[name] = _Phase(self._started, parent, max(steps, 1))
             self._tell(name)
 
     def step(self, name: str, step: int) -> None:
@@ -55,11 +59,12 @@ class Phases:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _SECONDS_BETWEEN_REPORTS
-            outermost = [self._share_of(n) for n, phase in self._open.items() if phase.parent not in self._open]
-            self._share = max(self._share, *outermost)
+            outermost = min(self._open, key=lambda opened: self._open[opened].number)
+            self._share = max(self._share, self._share_of(outermost))
             self._heard(self._share, name)
 
     def _share_of(self, name: str) -> float:
         phase = self._open[name]
-        inner = max((self._share_of(n) for n, other in self._open.items() if other.parent == name), default=0.0)
+        inside = [n for n, other in self._open.items() if other.parent == name and other.number > phase.number]
+        inner = max(map(self._share_of, inside), default=0.0)
         return min(1.0, (phase.done + inner) / phase.steps)
