@@ -121,7 +121,7 @@ def _progress(figures: Figures) -> str:
             f"{figures[name]['wall_milliseconds_without'] / 1000:.2f} s",
             f"{figures[name]['wall_milliseconds_with'] / 1000:.2f} s",
             f"{figures[name]['median_of_paired_wall_ratios']:.3f}",
-            f"{figures[name]['ratio_of_all_cpu']:.3f}",
+            f"{figures[name]['median_of_paired_cpu_ratios']:.3f}",
         )
         for name, words in names.items()
     ]
@@ -133,7 +133,7 @@ def _progress(figures: Figures) -> str:
         "without",
         "with",
         "median of the paired ratios",
-        "processor time, both processes, with over without",
+        "likewise, processor time of both processes",
     )
     return f"{title}\n\n" + _table(head, rows)
 

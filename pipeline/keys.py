@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 import importlib.metadata
@@ -10,6 +11,8 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from stages import checkpoints, storage, tfjs
 from stages.backends.hardware import gpus
@@ -33,8 +36,28 @@ _NAMED = ("keras:", "pretrained:")
 
 
 def key_of(*facts: object) -> str:
-    """SHA-256 (hex) of the `repr` of facts: texts, numbers, paths, and tuples and records of such."""
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    """SHA-256 (hex) of facts: texts, numbers, paths, and tuples, lists, sets, mappings and records of such.
+
+    Raises:
+        TypeError: anything else, as arrays or iterators, of which `repr` does not say all.
+    """
+    return hashlib.sha256(repr(_plain(facts)).encode()).hexdigest()
+
+
+def _plain(fact: object) -> object:
+    if fact is None or isinstance(fact, (bool, int, float, str, Path)):
+        return fact
+    if isinstance(fact, np.generic):
+        return fact.item()
+    if isinstance(fact, Mapping):
+        return _plain(set(fact.items()))
+    if isinstance(fact, (set, frozenset)):
+        return sorted(map(_plain, fact), key=repr)
+    if isinstance(fact, (tuple, list)):
+        return [_plain(part) for part in fact]
+    if dataclasses.is_dataclass(fact) and not isinstance(fact, type):
+        return [type(fact).__name__, *((f.name, _plain(getattr(fact, f.name))) for f in dataclasses.fields(fact))]
+    raise TypeError(f"no fact to make a key of: {type(fact).__name__}")
 
 
 def conversion_key(model: object, op_libraries: Iterable[Path], *, leave_out: Path) -> str | None:

@@ -73,7 +73,7 @@ class Work:
 
         Args:
             kind: class of the artifact.
-            facts: what the stage depends on besides what earlier stages depend on; their `repr` counts.
+            facts: what the stage depends on besides what earlier stages depend on; see `key_of`.
         """
         if self._key is not None:
             self._key = key_of(self._key, name, *facts)

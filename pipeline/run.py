@@ -138,7 +138,7 @@ def _stage(
 
 def opening(config: Config) -> tuple[object, ...]:
     """What freezing depends on besides the model."""
-    return config.signature, config.tags, config.inputs, config.outputs, sorted(config.constants.items())
+    return config.signature, config.tags, config.inputs, config.outputs, config.constants
 
 
 def with_known_sizes(model: object, config: Config) -> Config:

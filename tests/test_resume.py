@@ -21,9 +21,10 @@ import tensorflow as tf
 from fixtures import vision
 from pipeline import Config, Report, convert
 from pipeline.cli import main
-from pipeline.keys import conversion_key, samples_key
+from pipeline.keys import conversion_key, key_of, samples_key
 from pipeline.resume import finished, partial_folder
 from stages.errors import ArtifactError, SplitError, VerifyError
+from stages.split import SplitOptions
 from tests.test_architecture import ROOT
 
 STAGES = ("freeze", "export", "split", "build", "stitch")
@@ -220,6 +221,19 @@ def test_a_key_knows_every_file_of_a_model_and_nothing_else(tmp_path: Path) -> N
     assert conversion_key(saved, (library,), leave_out=out) != before
     assert conversion_key(tmp_path, (), leave_out=out) is None  # a folder that is no model: not read through
     assert conversion_key(vision.small_cnn, (), leave_out=out) is None
+
+
+def test_a_key_is_made_of_facts_that_say_all() -> None:
+    assert key_of(SETTINGS.backend, (1, 2.0, None), ["a"]) == key_of("onnxruntime", [1, 2.0, None], ("a",))
+    options = SplitOptions("onnxruntime", time_limit_seconds=1.0)
+    assert key_of(options) == key_of(replace(options))
+    assert key_of(options) != key_of(replace(options, min_region=2))
+    assert key_of("1") != key_of(1)
+    assert key_of({"b": np.bool_(True), "a": 1}) == key_of({"a": 1, "b": True}) != key_of({"a": 1, "b": False})
+    assert key_of({"Softmax", "Relu"}) == key_of({"Relu", "Softmax"})
+    for vague in (np.zeros(2000), iter(()), replace(options, samples=iter(()))):
+        with pytest.raises(TypeError):
+            key_of(vague)
 
 
 def test_samples_are_known_by_their_values() -> None:
