@@ -66,17 +66,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         ConversionError: the file is wrong.
         SystemExit: wrong usage, or only help was wanted.
     """
-    parser, commands = _parser()
-    names = {name: [a.dest for a in command._actions] + list(command._defaults) for name, command in commands.items()}
-    defaults = {name: {dest: commands[name].get_default(dest) for dest in names[name]} for name in commands}
-    for command in commands.values():  # so that what was not given is absent, and can come from elsewhere
-        command._defaults.clear()
-        for action in command._actions:
-            action.default = argparse.SUPPRESS
-
-    given = vars(parser.parse_args(arguments))
-    from_file: Mapping[str, object] = given.pop("from_file", {})
-    return argparse.Namespace(**{**defaults[given["command"]], **from_file, **given})
+    return configfile.parse(*_parser(), arguments)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
@@ -84,6 +74,24 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     parser = argparse.ArgumentParser(prog="graftrt", description="Grafts TensorRT engines into TensorFlow models.")
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print GraftRT's version and exit")
     common, config = _common()
+    # What a command has no option for is as if the option were not given.
+    common.set_defaults(
+        precision="fp32",
+        backend="auto",
+        on_failure="native",
+        shape=[],
+        keep_in_tf=[],
+        capability=[],
+        samples=None,
+        constant=[],
+    )
+    common.set_defaults(
+        max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
+    )
+    common.set_defaults(
+        min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False, no_resume=False
+    )
+    common.set_defaults(tensorboard=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -131,13 +139,13 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
     return parser, commands.choices
 
 
-def _common() -> tuple[argparse.ArgumentParser, ReadFile]:
+def _common() -> tuple[argparse.ArgumentParser, configfile.ReadFile]:
     """What every command has, and of that what reads a file."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for debugging")
     common.add_argument("-q", "--quiet", action="store_true", help="say only errors")
     common.add_argument("--json", action="store_true", help="print the result as JSON")
-    config = common.add_argument("--config", action=ReadFile, metavar="TOML", help=CONFIG_HELP)
+    config = common.add_argument("--config", action=configfile.ReadFile, metavar="TOML", help=CONFIG_HELP)
     common.add_argument(
         "--op-library",
         action="append",
@@ -146,45 +154,8 @@ def _common() -> tuple[argparse.ArgumentParser, ReadFile]:
         metavar="SO",
         help="shared library with custom ops that the model uses; may be repeated",
     )
-    # What a command has no option for is as if the option were not given.
-    common.set_defaults(
-        precision="fp32",
-        backend="auto",
-        on_failure="native",
-        shape=[],
-        keep_in_tf=[],
-        capability=[],
-        samples=None,
-        constant=[],
-    )
-    common.set_defaults(
-        max_profiles=None, max_error=None, signature=None, tags=None, inputs=None, outputs=None, workspace_mib=None
-    )
-    common.set_defaults(
-        min_region=None, time_limit=None, no_cache=False, no_verify=False, keep_stages=False, no_resume=False
-    )
-    common.set_defaults(tensorboard=False)
-    assert isinstance(config, ReadFile)
+    assert isinstance(config, configfile.ReadFile)
     return common, config
-
-
-class ReadFile(argparse.Action):
-    """Reads the file of `--config`; an argument that it gives is no longer required."""
-
-    commands: Mapping[str, argparse.ArgumentParser]
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        name = next(name for name, command in self.commands.items() if command is parser)
-        namespace.from_file = configfile.read(Path(str(values)), name, self.commands)
-        for action in parser._actions:
-            if action.dest in namespace.from_file:
-                action.required = False
 
 
 class ShowVersion(argparse.Action):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from stages.errors import ConversionError
@@ -27,6 +27,51 @@ _REMEDIES: Mapping[type, str] = {
     float: "give a number",
     str: "give a text",
 }
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    commands: Mapping[str, argparse.ArgumentParser],
+    arguments: Sequence[str] | None,
+) -> argparse.Namespace:
+    """What the command line says, else the file of `--config`, else the defaults.
+
+    Args:
+        parser: the parser of everything; its defaults go, so that what was not given can come from elsewhere.
+        commands: those of the commands, by name.
+
+    Raises:
+        ConversionError: the file is wrong.
+        SystemExit: wrong usage, or only help was wanted.
+    """
+    names = {name: [a.dest for a in command._actions] + list(command._defaults) for name, command in commands.items()}
+    defaults = {name: {dest: commands[name].get_default(dest) for dest in names[name]} for name in commands}
+    for command in commands.values():
+        command._defaults.clear()
+        for action in command._actions:
+            action.default = argparse.SUPPRESS
+    given = vars(parser.parse_args(arguments))
+    from_file: Mapping[str, object] = given.pop("from_file", {})
+    return argparse.Namespace(**{**defaults[given["command"]], **from_file, **given})
+
+
+class ReadFile(argparse.Action):
+    """Reads the file of `--config`; an argument that it gives is no longer required."""
+
+    commands: Mapping[str, argparse.ArgumentParser]
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        name = next(name for name, command in self.commands.items() if command is parser)
+        namespace.from_file = read(Path(str(values)), name, self.commands)
+        for action in parser._actions:
+            if action.dest in namespace.from_file:
+                action.required = False
 
 
 def read(path: Path, command: str, parsers: Mapping[str, argparse.ArgumentParser]) -> dict[str, object]:
