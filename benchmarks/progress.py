@@ -8,13 +8,14 @@ this process, which draws, is counted too.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +69,27 @@ def measure(model: Path, work: Path, options: BuildOptions) -> dict[str, object]
                     cost = build(worker, model, work / "plan", options, bar=bar)
                 if pair:  # the first pair warms up
                     (followed if bar else without).append(cost)
+    pairs = list(zip(without, followed, strict=True))
+    wall, cpu = [b.wall / a.wall for a, b in pairs], [b.cpu / a.cpu for a, b in pairs]
+    drawing = [cost.drawing_cpu for cost in followed], [cost.drawing_cpu for cost in without]
     return {
         "wall_milliseconds_without": round(1000 * statistics.median(cost.wall for cost in without), 1),
         "wall_milliseconds_with": round(1000 * statistics.median(cost.wall for cost in followed), 1),
-        "median_of_paired_wall_ratios": round(
-            statistics.median(b.wall / a.wall for a, b in zip(without, followed, strict=True)), 4
-        ),
-        "median_of_paired_cpu_ratios": round(
-            statistics.median(b.cpu / a.cpu for a, b in zip(without, followed, strict=True)), 4
-        ),
-        "ratio_of_fastest": round(min(cost.wall for cost in followed) / min(cost.wall for cost in without), 4),
+        "median_of_paired_wall_ratios": round(statistics.median(wall), 4),
+        "wall_interval": interval(wall),
+        "median_of_paired_cpu_ratios": round(statistics.median(cpu), 4),
+        "cpu_interval": interval(cpu),
         "drawing_cpu_milliseconds_a_build": round(
-            1000 * statistics.median(cost.drawing_cpu for cost in followed)
-            - 1000 * statistics.median(cost.drawing_cpu for cost in without),
-            1,
+            1000 * (statistics.median(drawing[0]) - statistics.median(drawing[1])), 1
         ),
     }
+
+
+def interval(ratios: Sequence[float]) -> list[float]:
+    """Where the true median lies with 95 % confidence, whatever the distribution: by order statistics."""
+    ordered, count = sorted(ratios), len(ratios)
+    margin = round(0.98 * math.sqrt(count))
+    return [round(ordered[count // 2 - margin], 4), round(ordered[(count - 1) // 2 + margin], 4)]
 
 
 def build(worker: Worker, model: Path, plan: Path, options: BuildOptions, *, bar: bool) -> Cost:

@@ -120,8 +120,8 @@ def _progress(figures: Figures) -> str:
             f"{words}, {figures[name]['ops']:,} ops",
             f"{figures[name]['wall_milliseconds_without'] / 1000:.2f} s",
             f"{figures[name]['wall_milliseconds_with'] / 1000:.2f} s",
-            f"{figures[name]['median_of_paired_wall_ratios']:.3f}",
-            f"{figures[name]['median_of_paired_cpu_ratios']:.3f}",
+            _with_interval(figures[name], "wall"),
+            _with_interval(figures[name], "cpu"),
         )
         for name, words in names.items()
     ]
@@ -136,6 +136,11 @@ def _progress(figures: Figures) -> str:
         "likewise, processor time of both processes",
     )
     return f"{title}\n\n" + _table(head, rows)
+
+
+def _with_interval(figures: Figures, time: str) -> str:
+    low, high = figures[f"{time}_interval"]
+    return f"{figures[f'median_of_paired_{time}_ratios']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _clustering(figures: Figures) -> str:
