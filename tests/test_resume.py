@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -243,6 +244,34 @@ def test_samples_are_known_by_their_values() -> None:
     for other in ({"x": sample["x"] + 1}, {"x": sample["x"].reshape(2, 3)}, {"words": np.array(["a", "b"], object)}):
         assert samples_key([sample | other]) != samples_key([sample])
     assert samples_key([sample, sample]) != samples_key([sample])
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """What is written behind so many bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_after_a_full_disk_the_same_command_goes_on(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["convert", str(model), str(tmp_path / "out"), "--backend", "onnxruntime"]
+    for size in (20_000, 100_000):  # less than the stitched model, then less than report.html
+        with largest_file(size):
+            assert main(words) == 1
+        said = capsys.readouterr().err
+        assert "File too large" in said
+        assert "try: free some disk space" in said
+        assert "  kept: run the same command again to go on after 'build'" in said
+        assert list(tmp_path.iterdir()) == [tmp_path / "out.partial"]
+    assert main(words) == 0
+    assert [line.split()[0] for line in capsys.readouterr().err.splitlines() if "done before" in line] == [*STAGES[:-1]]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def children(pid: int) -> set[Path]:
