@@ -122,6 +122,7 @@ def _progress(figures: Figures) -> str:
             f"{figures[name]['wall_milliseconds_with'] / 1000:.2f} s",
             _with_interval(figures[name], "wall"),
             _with_interval(figures[name], "cpu"),
+            f"{figures[name]['monitor_share'] + figures[name]['drawing_share']:.1%}",
         )
         for name, words in names.items()
     ]
@@ -134,6 +135,7 @@ def _progress(figures: Figures) -> str:
         "with",
         "median of the paired ratios",
         "likewise, processor time of both processes",
+        "monitor and drawing, timed by themselves",
     )
     return f"{title}\n\n" + _table(head, rows)
 

@@ -13,8 +13,8 @@ from stages.progress import heard_by
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-_REDRAWN_PER_SECOND = 5
-"""Half of rich's own: drawing takes time from a build beside it."""
+_REDRAWN_PER_SECOND = 3
+"""A third of rich's own: drawing takes a millisecond of a core on which a build may run."""
 
 
 class ConsoleProgress:
