@@ -59,6 +59,7 @@ def main() -> None:
             figures[name] = measure(region.model, work, BuildOptions("fp32", region.profiles)) | {
                 "ops": len(region.ops)
             }
+    figures["load_average"] = round(os.getloadavg()[1], 1)  # of the last five minutes
     record.write("progress", figures)
 
 

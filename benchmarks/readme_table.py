@@ -129,6 +129,7 @@ def _progress(figures: Figures) -> str:
     title = (
         f"**Building a region with TensorRT for RTX, {figures['pairs']} times without and with a progress bar in turn**"
     )
+    title += f", load average {figures['load_average']}"
     head = (
         "region",
         "without",

@@ -13,8 +13,8 @@ from stages.progress import heard_by
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-_REDRAWN_PER_SECOND = 3
-"""A third of rich's own: drawing takes a millisecond of a core on which a build may run."""
+_REDRAWN_PER_SECOND = 2
+"""A fifth of rich's own: drawing takes time of a core on which a build may run, 1 ms or, beside other work, 4 ms."""
 
 
 class ConsoleProgress:
