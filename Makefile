@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "$(PYTHON) must be Python 3.10 to 3.13 with its venv module (Debian: apt-get install python3-venv); name another: make PYTHON=python3.11 …" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -c 'from pipeline.cli import import_tensorflow_quietly as quiet; quiet(); import stages.engine_op'
+	$(BIN)/python -c 'from pipeline.process import import_tensorflow_quietly as quiet; quiet(); import stages.engine_op'
 	touch $(READY)
 
 convert: $(READY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("clustering", "conversion", "architectures", "pretrained", "op_overhead", "scaling", "large_model")
+NAMES = ("clustering", "conversion", "architectures", "pretrained", "op_overhead", "progress", "scaling", "large_model")
 
 
 def main() -> int:

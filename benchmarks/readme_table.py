@@ -113,6 +113,39 @@ def _op_overhead(figures: Figures) -> str:
     return f"{title}\n\n" + _table(("", "median"), rows)
 
 
+def _progress(figures: Figures) -> str:
+    names = {"resnet50": "ResNet50", "chain_1000": "a chain of small ops"}
+    rows = [
+        (
+            f"{words}, {figures[name]['ops']:,} ops",
+            f"{figures[name]['wall_milliseconds_without'] / 1000:.2f} s",
+            f"{figures[name]['wall_milliseconds_with'] / 1000:.2f} s",
+            _with_interval(figures[name], "wall"),
+            _with_interval(figures[name], "cpu"),
+            f"{figures[name]['monitor_share'] + figures[name]['drawing_share']:.1%}",
+        )
+        for name, words in names.items()
+    ]
+    title = (
+        f"**Building a region with TensorRT for RTX, {figures['pairs']} times without and with a progress bar in turn**"
+    )
+    title += f", load average {figures['load_average']}"
+    head = (
+        "region",
+        "without",
+        "with",
+        "median of the paired ratios",
+        "likewise, processor time of both processes",
+        "monitor and drawing, timed by themselves",
+    )
+    return f"{title}\n\n" + _table(head, rows)
+
+
+def _with_interval(figures: Figures, time: str) -> str:
+    low, high = figures[f"{time}_interval"]
+    return f"{figures[f'median_of_paired_{time}_ratios']:.3f} ({low:.3f} to {high:.3f})"
+
+
 def _clustering(figures: Figures) -> str:
     sizes = (10_000, 100_000)
     rows = [
@@ -174,6 +207,7 @@ RENDERERS: Mapping[str, Callable[[Figures], str]] = {
     "pretrained": _pretrained,
     "precision": _precision,
     "op_overhead": _op_overhead,
+    "progress": _progress,
     "clustering": _clustering,
     "scaling": _scaling,
     "large_model": _large_model,

@@ -99,6 +99,7 @@ def _config(options: argparse.Namespace) -> Config:
         cache=not options.no_cache,
         verify=not options.no_verify,
         keep_stages=options.keep_stages,
+        resume=not options.no_resume,
         tensorboard=options.tensorboard,
     )
     if options.error_metric is not None:
@@ -116,7 +117,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 def _freeze(options: argparse.Namespace) -> None:
     with _progress(options).stage("freeze"):
-        frozen, _ = freeze_model(options.model, options.out, _config(options))
+        frozen = freeze_model(options.model, options.out, _config(options))
     names = ", ".join(frozen.input_names), ", ".join(frozen.output_names)
     _tell(options, frozen, [f"inputs: {names[0]}", f"outputs: {names[1]}"])
 

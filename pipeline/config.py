@@ -62,6 +62,8 @@ class Config:
         time_limit_seconds: for one support query or build.
         cache: reuse engines from the user's cache folder, and keep new ones there.
         verify: run the stitched model and compare it with TensorFlow.
+        resume: take over stages that an interrupted conversion to the same folder has finished (`OUT.partial`), and leave
+            those that this one finishes if it is interrupted or fails; models that live in memory start anew always.
         keep_stages: keep every stage's artifact in `OUT/stages`.
         tensorboard: write the graphs before and after as event files to `OUT/tensorboard`.
     """
@@ -92,6 +94,7 @@ class Config:
     time_limit_seconds: float = 600.0
     cache: bool = True
     verify: bool = True
+    resume: bool = True
     keep_stages: bool = False
     tensorboard: bool = False
 

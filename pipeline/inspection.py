@@ -69,7 +69,7 @@ def inspect_model(model: object, config: Config | None = None, *, progress: Prog
     with tempfile.TemporaryDirectory(prefix="graftrt-inspect-") as folder:
         work = Path(folder)
         with progress.stage("freeze"):
-            frozen, config = freeze_model(model, work / "freeze", config)
+            frozen = freeze_model(model, work / "freeze", config)
         with progress.stage("export"):
             exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
         with progress.stage("parse"):

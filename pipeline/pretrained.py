@@ -66,13 +66,12 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a MODEL argument opens as, with `stages.sources.open_model`, and the sizes that it is known to need."""
+    """What a MODEL argument opens as, with `stages.sources.open_model`."""
 
     source: object
     inputs: tuple[str, ...] | None = None
     outputs: tuple[str, ...] | None = None
     constants: Mapping[str, Scalar] = field(default_factory=dict)
-    shapes: tuple[ShapeRange, ...] = ()
 
 
 def known() -> dict[str, Pretrained]:
@@ -93,18 +92,29 @@ def resolve(model: object) -> Resolved:
     Raises:
         ModelError: no such pretrained model, or it can't be fetched.
     """
-    text = str(model) if isinstance(model, (str, Path)) else ""
-    if not text.startswith(PREFIX):
+    name = _name(model)
+    if name is None:
         return Resolved(model)
-    fetched = fetch(text.removeprefix(PREFIX))
+    fetched = fetch(name)
     entry = fetched.entry
     return Resolved(
         recipes.build(entry.name, fetched.path) if entry.loader == "recipe" else fetched.path,
         entry.inputs or None,
         entry.outputs or None,
         dict(map(constant, entry.constants)),
-        tuple(map(shape_range, entry.shapes)),
     )
+
+
+def known_sizes(model: object) -> tuple[ShapeRange, ...]:
+    """The sizes that a model of the list needs; none for any other MODEL argument."""
+    entry = known().get(_name(model) or "")
+    return tuple(map(shape_range, entry.shapes)) if entry else ()
+
+
+def _name(model: object) -> str | None:
+    """The name in a MODEL argument `pretrained:NAME`."""
+    text = str(model) if isinstance(model, (str, Path)) else ""
+    return text.removeprefix(PREFIX) if text.startswith(PREFIX) else None
 
 
 def fetch(name: str) -> Fetched:

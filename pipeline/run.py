@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipeline.config import Config, engine_options, split_options
+from pipeline.keys import conversion_key, samples_key
 from pipeline.page import PICTURE, write_page
 from pipeline.picture import make_picture
-from pipeline.pretrained import resolve
+from pipeline.pretrained import known_sizes, resolve
 from pipeline.report import Report, Verification, make_report
+from pipeline.resume import Work, partial_folder, work_folder
 from pipeline.tensorboard import write_graphs
 from pipeline.verify import explain, verify
 from stages import backends, op_libraries, storage
-from stages.artifacts import EngineSet, FrozenGraph, Partition, StitchedGraph
-from stages.autoprecision import demote
+from stages.artifacts import EngineSet, FrozenGraph, OnnxExport, Partition, StitchedGraph
+from stages.autoprecision import AutoOptions, demote
 from stages.backends.hardware import gpu_count
 from stages.build import TABLE, EngineOptions, build
 from stages.calibrating import CalibrationOptions, check_options
@@ -35,6 +37,8 @@ from stages.sizes import size_ranges
 from stages.split import split
 from stages.stitch import stitch
 
+Artifact = TypeVar("Artifact")
+
 log = logging.getLogger(__name__)
 
 
@@ -43,12 +47,18 @@ class Progress(Protocol):
 
     def stage(self, name: str) -> contextlib.AbstractContextManager[None]: ...
 
+    def taken_over(self, name: str, seconds: float) -> None:
+        """A stage was finished before, by a conversion that was interrupted, in so many seconds."""
+
 
 class Quiet:
     """Says nothing."""
 
     def stage(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def taken_over(self, name: str, seconds: float) -> None:
+        pass
 
 
 def convert(
@@ -61,7 +71,10 @@ def convert(
         model: a path (SavedModel folder, `.keras`, `.h5`, frozen `.pb`, `.meta` of a checkpoint or its folder),
             `keras:NAME`, `pretrained:NAME`, a live Keras model or tf.Module, a tf.function with an input signature, or a
             concrete function.
-        out: a folder that does not exist yet. It appears when all is done and verified, or not at all.
+        out: a folder that does not exist yet. It appears when all is done and verified, or not at all. Stages that are
+            finished when a conversion is interrupted or fails stay in `OUT.partial`, and the same call goes on from there
+            (`Config.resume`); not for models that live in memory.
+        progress: told of every stage; how far it has come says `stages.progress`.
 
     Raises:
         ConversionError: one of its subclasses, by stage; VerifyError if the stitched model is not TensorFlow's equal.
@@ -69,41 +82,54 @@ def convert(
     config = config or Config()
     progress = progress or Quiet()
     clock = _Clock(progress)
+    out = Path(out)
     names = backends.choose(config.backend)
     if config.build_at_runtime:
         names = tuple(dict.fromkeys((*names, "onnxruntime")))
-    with storage.write_folder(Path(out)) as folder:
-        work = folder / "stages"
-        with clock.stage("freeze"):
-            frozen, config = freeze_model(model, work / "freeze", config)
-        given = read_samples(frozen, config.samples, spool=work / "samples")
+    left_out = partial_folder(out)
+    keyed = config.resume and isinstance(config.error_metric, str)
+    key = conversion_key(model, config.op_libraries, leave_out=left_out) if keyed else None
+    with work_folder(out, key) as work:
+        op_libraries.load(config.op_libraries)
+        stage = partial(_stage, work, clock)
+        frozen = stage("freeze", FrozenGraph, partial(freeze_model, model, config=config), *opening(config))
+        config = with_known_sizes(model, config)
+        given = read_samples(frozen, config.samples, spool=work.folder / "samples")
         config = replace(config, samples=given or None)  # an iterator gives them once
         check_options(frozen, config.precision, engine_options(config, names).calibration)
         ranges = size_ranges(frozen, config.shapes, given, config.max_profiles)
         samples = verification_samples(frozen, ranges, given)
-        with clock.stage("export"):
-            exported = export(frozen, work / "export", keep_in_tf=config.keep_in_tf, min_region=config.min_region)
-        with clock.stage("split"):
-            partition = split(exported, work / "split", options=split_options(config, names[0]))
-        options = engine_options(config, names, samples)
-        stitched, check = _built(partition, work, options, samples, config, clock=clock)
+        exporting = partial(export, frozen, keep_in_tf=config.keep_in_tf, min_region=config.min_region)
+        exported = stage("export", OnnxExport, exporting, config.keep_in_tf, config.min_region)
+        splitting = split_options(config, names[0])
+        facts = replace(splitting, samples=None), samples_key(given)
+        partition = stage("split", Partition, partial(split, exported, options=splitting), *facts)
+        stitched, check = _built(partition, names, samples, config, work=work, clock=clock)
         engines = _with_verdicts(stitched.engines, check)
         report = make_report(_name(model), engines, config.precision, check, clock.seconds, ranges=ranges)
-        _arrange(stitched, engines, folder)
-        report.write(folder / "report.json")
-        _draw(engines, samples, config, folder)
-        if not config.keep_stages:
-            shutil.rmtree(work)
-        return Report.read(folder / "report.json")
+        work.forget("stitch")  # from here on its files move
+        result = work.folder / "result"
+        result.mkdir()
+        _arrange(stitched, engines, result)
+        report.write(result / "report.json")
+        _draw(engines, samples, config, result)
+        report = Report.read(result / "report.json")
+        if config.keep_stages:
+            work.forget("freeze")
+            (result / "stages").mkdir()
+            for name in ("freeze", "export", "split", "build", "stitch"):
+                (work.folder / name).rename(result / "stages" / name)
+        result.rename(out)
+    return report
 
 
 def _built(
     partition: Partition,
-    work: Path,
-    options: EngineOptions,
+    names: tuple[str, ...],
     samples: list[dict[str, Array]],
     config: Config,
     *,
+    work: Work,
     clock: _Clock,
 ) -> tuple[StitchedGraph, Verification]:
     """The stitched model, and what its verification said.
@@ -114,13 +140,12 @@ def _built(
     Raises:
         VerifyError: the model differs from TensorFlow.
     """
+    stage = partial(_stage, work, clock)
+    options = engine_options(config, names, samples)
     while True:
-        with clock.stage("build"):
-            engines = build(partition, work / "build", options=options)
-        with clock.stage("stitch"):
-            stitched = stitch(
-                engines, work / "stitch", on_failure=config.on_failure, build_at_runtime=config.build_at_runtime
-            )
+        engines = stage("build", EngineSet, partial(build, partition, options=options), *_building(options, config))
+        stitching = partial(stitch, engines, on_failure=config.on_failure, build_at_runtime=config.build_at_runtime)
+        stitched = stage("stitch", StitchedGraph, stitching, config.on_failure, config.build_at_runtime)
         if not config.verify:
             return stitched, Verification((), (), 0, {}, None)
         with clock.stage("verify"):
@@ -135,9 +160,20 @@ def _built(
                 f"the stitched model differs from TensorFlow: {explain(check)}", "--max-error, or another --precision"
             )
         log.warning("verify: %s; a region goes back to fp32", explain(check))
-        options = replace(options, auto=replace(options.auto, choices=choices), calibration=_kept_table(engines, work))
-        for folder in (engines.folder, stitched.folder):
-            shutil.rmtree(folder)
+        table = _kept_table(engines, work.folder)
+        options = replace(options, auto=replace(options.auto, choices=choices), calibration=table)
+
+
+def _building(options: EngineOptions, config: Config) -> tuple[object, ...]:
+    """What building depends on besides the partition, whose key has the samples' values in it."""
+    table = options.calibration.table
+    plain = replace(
+        options,
+        calibration=replace(options.calibration, samples=None, table=None),
+        auto=AutoOptions(choices=options.auto.choices),
+    )
+    searching = (config.error_metric, config.tolerance) if options.precision == "auto" else ()
+    return plain, None if table is None else storage.sha256_file(Path(table)), *searching
 
 
 def _kept_table(engines: EngineSet, work: Path) -> CalibrationOptions:
@@ -159,15 +195,37 @@ def samples_of(frozen: FrozenGraph, config: Config) -> list[dict[str, Array]]:
     return verification_samples(frozen, size_ranges(frozen, config.shapes, given, config.max_profiles), given)
 
 
-def freeze_model(model: object, out: Path, config: Config) -> tuple[FrozenGraph, Config]:
+def _stage(
+    work: Work, clock: _Clock, name: str, kind: type[Artifact], make: Callable[[Path], Artifact], *facts: object
+) -> Artifact:
+    """One stage, unless an earlier run has finished it. `facts` are as for `Work.taken_over`."""
+    found = work.taken_over(name, kind, *facts)
+    if found is not None:
+        artifact, seconds = found
+        clock.taken_over(name, seconds)
+        return artifact
+    with clock.stage(name):
+        artifact = make(work.folder / name)
+    work.add(name, clock.seconds[name])
+    return artifact
+
+
+def opening(config: Config) -> tuple[object, ...]:
+    """What freezing depends on besides the model."""
+    return config.signature, config.tags, config.inputs, config.outputs, config.constants
+
+
+def with_known_sizes(model: object, config: Config) -> Config:
+    """The configuration with the sizes that a model of `pretrained:NAME` needs, where it gives none."""
+    return replace(config, shapes=config.shapes or known_sizes(model))
+
+
+def freeze_model(model: object, out: Path, config: Config) -> FrozenGraph:
     """Freeze what a MODEL argument means; `pretrained:NAME` is fetched.
 
     Args:
         model: as for `convert`.
         out: folder to make.
-
-    Returns:
-        The frozen graph, and the configuration with the sizes that the model is known to need.
 
     Raises:
         ModelError: no such model, or it can't be fetched or read.
@@ -176,7 +234,7 @@ def freeze_model(model: object, out: Path, config: Config) -> tuple[FrozenGraph,
     """
     op_libraries.load(config.op_libraries)
     resolved = resolve(model)
-    frozen = freeze(
+    return freeze(
         resolved.source,
         out,
         signature=config.signature,
@@ -185,7 +243,6 @@ def freeze_model(model: object, out: Path, config: Config) -> tuple[FrozenGraph,
         outputs=config.outputs or resolved.outputs,
         constants={**resolved.constants, **config.constants},
     )
-    return frozen, replace(config, shapes=config.shapes or resolved.shapes)
 
 
 class _Clock:
@@ -203,6 +260,10 @@ class _Clock:
         seconds = time.perf_counter() - start
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         log.info("%s: %.1f s", name, seconds)
+
+    def taken_over(self, name: str, seconds: float) -> None:
+        self.seconds[name] = seconds
+        self._progress.taken_over(name, seconds)
 
 
 def _name(model: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.report import OutputError, Report, Verification
-from stages import storage
+from stages import progress, storage
 from stages.artifacts import FrozenGraph, ShapeRange, Source, StitchedGraph, Tensor
 from stages.compare import Array, Difference, difference, worst
 from stages.errors import ModelError, VerifyError
@@ -51,12 +51,19 @@ def verify(
 
     names = [tensor.name for tensor in frozen.outputs]
     reference = Reference(Graph(frozen))
-    expected = [[values[name] for name in names] for values in (reference.run(names, sample) for sample in samples)]
+    expected = []
+    for number, sample in enumerate(samples):
+        progress.report(number, 2 * len(samples), f"sample {number + 1}, original")
+        values = reference.run(names, sample)
+        expected.append([values[name] for name in names])
     reference.close()
     keywords = dict(zip((tensor.name for tensor in frozen.inputs), frozen.input_names, strict=True))
     calls = [{keywords[name]: array for name, array in sample.items()} for sample in samples]
     engine_op.reset_stats()
-    actual = list(run_signature(saved_model, frozen.source.signature, calls))
+    actual = []
+    for number, outputs in enumerate(run_signature(saved_model, frozen.source.signature, calls), start=1):
+        progress.report(len(calls) + number, 2 * len(calls), f"sample {number}, stitched")
+        actual.append(outputs)
     found = [[a[name] for name in frozen.output_names] for a in actual]
     return judge(expected, found, frozen.output_names, calls, tolerance, metric=metric)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import onnx_files, precision, storage
+from stages import onnx_files, precision, progress, storage
 from stages.artifacts import Choice, Engine, EngineSet, FailedRegion, Fingerprint, Partition, Region
 from stages.autoprecision import AutoOptions, choose, mixed
 from stages.backends.base import PRECISIONS, BuildOptions
@@ -111,11 +111,13 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
             table.write(folder / TABLE)
         by_region = {choice.region: choice for choice in choices}
         compiler = _Compiler(options, EngineCache() if options.use_cache else None, given, by_region)
+        tally = progress.Tally(sum(len(region.ops) for region in partition.regions))
 
         def compile_one(workers: Workers, numbered: tuple[int, Region]) -> list[Engine] | FailedRegion:
             number, region = numbered
             log.info("build: %s, %d of %d (%d ops)", region.name, number, len(partition.regions), len(region.ops))
-            return compiler.compile(workers, region, folder / "regions" / region.name)
+            with tally.part(len(region.ops), region.name):
+                return compiler.compile(workers, region, folder / "regions" / region.name)
 
         engines: list[Engine] = []
         failed: list[FailedRegion] = []
@@ -142,7 +144,11 @@ class _Compiler:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier try may have got no answer
         folder.mkdir(parents=True)
         models = _Models(region, folder / ".models", self.ranges, self.choices.get(region.name))
-        results = [(worker, self._compile_for(worker, region, models, folder)) for worker in workers]
+        tally = progress.Tally(len(workers))
+        results: list[tuple[Worker, Engine | str]] = []
+        for worker in workers:
+            with tally.part(1, worker.backend.name):
+                results.append((worker, self._compile_for(worker, region, models, folder)))
         models.remove()
         engines = [result for _, result in results if isinstance(result, Engine)]
         failures = [f"{worker.backend.name}: {result}" for worker, result in results if isinstance(result, str)]

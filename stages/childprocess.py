@@ -22,6 +22,8 @@ from stages.memory import resident_mib
 
 _START_SECONDS = 120.0
 _WATCH_SECONDS = 0.1
+_NOTE = b"~"
+"""Begins a line that is no answer: JSON never does."""
 _LAST_WORDS = 500
 """Bytes of the child's standard error that are quoted when it dies."""
 
@@ -90,13 +92,21 @@ class ChildProcess:
             self.stop()
             raise
 
-    def request(self, line: str, what: str, seconds: float, limit_mib: Callable[[], float | None]) -> bytes:
+    def request(
+        self,
+        line: str,
+        what: str,
+        seconds: float,
+        limit_mib: Callable[[], float | None],
+        note: Callable[[bytes], None] | None = None,
+    ) -> bytes:
         """The answer to one request; a child that gives none is ended.
 
         Args:
             what: what the child is, for messages.
             seconds: how long it may take.
             limit_mib: its resident memory in MiB above which it is ended, asked again and again; None: there is no limit.
+            note: called with what the child says before it answers (see `serve`).
 
         Raises:
             Lost: there is no answer.
@@ -112,7 +122,7 @@ class ChildProcess:
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(line.encode() + b"\n")
                 child.stdin.flush()
-            return self._read(child, seconds, what, limit_mib)
+            return self._read(child, seconds, what, limit_mib, note)
         except BaseException:
             self.stop()
             raise
@@ -138,7 +148,12 @@ class ChildProcess:
             self._stderr = None
 
     def _read(
-        self, child: subprocess.Popen[bytes], seconds: float, what: str, limit_mib: Callable[[], float | None]
+        self,
+        child: subprocess.Popen[bytes],
+        seconds: float,
+        what: str,
+        limit_mib: Callable[[], float | None],
+        note: Callable[[bytes], None] | None = None,
     ) -> bytes:
         assert child.stdout is not None
         deadline = time.monotonic() + seconds
@@ -157,6 +172,10 @@ class ChildProcess:
                         raise Killed
                     raise Lost(self._obituary(child, what))
                 line += block
+                while line.startswith(_NOTE) and (end := line.find(b"\n") + 1):
+                    if note is not None:
+                        note(line[len(_NOTE) : end])
+                    line = line[end:]
         return line
 
     def _obituary(self, child: subprocess.Popen[bytes], what: str) -> str:
@@ -177,8 +196,10 @@ class ChildProcess:
         return f": {lines[-1]}" if lines else ""
 
 
-def serve(hello: Callable[[], str], answer: Callable[[str], str]) -> None:
+def serve(hello: Callable[[], str], answer: Callable[[str, Callable[[str], None]], str]) -> None:
     """In the child: say `hello`, answer every line of standard input with one line, and end when it ends.
+
+    `answer` gets a function that tells the parent something meanwhile, in one short line; any thread may call it.
 
     Libraries print to the standard streams, so the pipes to the parent are moved off them first.
     """
@@ -187,7 +208,7 @@ def serve(hello: Callable[[], str], answer: Callable[[str], str]) -> None:
     _send(answers, hello())
     with os.fdopen(requests, "r", encoding="utf-8") as lines:
         for line in lines:
-            _send(answers, answer(line))
+            _send(answers, answer(line, lambda words: _send(answers, _NOTE.decode() + words)))
     # Destructors of a half-used library may crash, and nothing here needs them.
     os._exit(0)
 

@@ -16,7 +16,7 @@ ROOT = Path("/")
 
 def main(_: str) -> None:
     """Answer until standard input ends."""
-    serve(_hello, lambda line: json.dumps(recordjson.encode(_answer(json.loads(line)), ROOT)))
+    serve(_hello, lambda line, _: json.dumps(recordjson.encode(_answer(json.loads(line)), ROOT)))
 
 
 def _hello() -> str:

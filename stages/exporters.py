@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from stages import recordjson
+from stages import progress, recordjson
 from stages.childprocess import ChildProcess, Killed, Lost
 from stages.cores import side_by_side
 from stages.exportchild import ROOT
@@ -57,20 +57,27 @@ class Exporters:
             pack: writes the files of one for a child; called by threads.
         """
         most = side_by_side(len(cuts)) - 1
+        tally = progress.Tally(sum(len(boundary.ops) for boundary in cuts))
         if not self._children and sum(len(boundary.ops) for boundary in cuts) >= WORTH_OPS:
             self._children = [ChildProcess("stages.exportchild", environment=_ENVIRONMENT) for _ in range(most)]
         if not most or not self._children:
-            return [here(boundary) for boundary in cuts]
-        attempts = _Round(cuts, pack).run(self._children[:most], here)
+            return [_one(here, boundary, tally) for boundary in cuts]
+        attempts = _Round(cuts, pack, tally).run(self._children[:most], here)
         self._children = [child for child in self._children if child.alive]
         return attempts
+
+
+def _one(here: Here, boundary: Cut, tally: progress.Tally) -> Attempt:
+    with tally.part(len(boundary.ops), ""):
+        return here(boundary)
 
 
 class _Round:
     """One `run`: this process and its children take cuts from one queue, the largest first."""
 
-    def __init__(self, cuts: Sequence[Cut], pack: Pack) -> None:
+    def __init__(self, cuts: Sequence[Cut], pack: Pack, tally: progress.Tally) -> None:
         self._cuts = cuts
+        self._tally = tally
         self._pack = pack
         self._waiting = deque(sorted(range(len(cuts)), key=lambda n: -len(cuts[n].ops)))
         self._attempts: dict[int, Attempt] = {}
@@ -84,7 +91,7 @@ class _Round:
         try:
             served = [threads.submit(self._serve, child) for child in children]
             while (n := self._next()) is not None:
-                self._attempts[n] = here(self._cuts[n])
+                self._attempts[n] = _one(here, self._cuts[n], self._tally)
             for child in set(children) - self._ready:
                 child.kill()  # too late to be of use
             for future in served:
@@ -97,7 +104,7 @@ class _Round:
             threads.shutdown()
         for n, boundary in enumerate(self._cuts):
             if n not in self._attempts:
-                self._attempts[n] = here(boundary)
+                self._attempts[n] = _one(here, boundary, self._tally)
         return [self._attempts[n] for n in range(len(self._cuts))]
 
     def _serve(self, child: ChildProcess) -> None:
@@ -108,7 +115,8 @@ class _Round:
                     child.start("exporter", self._limit)
                 self._ready.add(child)
                 if (n := self._next()) is not None:
-                    self._ask(child, n)
+                    with self._tally.part(len(self._cuts[n].ops), ""):
+                        self._ask(child, n)
         except Killed:
             pass
         except (Lost, OSError) as error:

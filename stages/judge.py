@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages import onnx_files, storage, translate
+from stages import onnx_files, progress, storage, translate
 from stages.artifacts import Reason, Region
 from stages.backends.base import BuildOptions, Support
 from stages.backends.base import Refusal as NodeRefusal
@@ -105,7 +105,13 @@ class Judge:
         """
         if not self._parse_only:
             self._maker.observe(regions)
-        answers = self._crew.map(self._ask, [self._profiled(region) for region in regions])
+        asked = progress.Tally(sum(len(region.ops) for region in regions))
+
+        def ask(workers: Workers, region: Region) -> _Answer:
+            with asked.part(len(region.ops), f"{region.name}, {len(region.ops)} ops"):
+                return self._ask(workers, region)
+
+        answers = self._crew.map(ask, [self._profiled(region) for region in regions])
         self._answers = {answer.region.model: answer for answer in answers}
         if self._repeatable and not self._parse_only:
             names = dict.fromkeys(tensor.name for region in regions for tensor in (*region.inputs, *region.outputs))

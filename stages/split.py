@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages import storage
+from stages import progress, storage
 from stages.artifacts import LeftOp, OnnxExport, Partition, Reason, Region, ShapeRange
 from stages.backends.base import BuildOptions
 from stages.backends.crew import Crew
@@ -143,9 +143,13 @@ def _settle(candidates: Candidates, judge: Judge) -> list[Region]:
         regions = candidates.settle()
         refused = False
         undecided = [region for region in regions if region.ops not in accepted]
-        judge.look_ahead(undecided)
+        # Asking takes most of the time: the parser, a build; then TensorFlow computes what a region is compared with.
+        tally = progress.Tally(2 * len(undecided))
+        with tally.part(len(undecided), ""):
+            judge.look_ahead(undecided)
         for region in undecided:
-            verdict = judge.judge(region)
+            with tally.part(1, f"{region.name} compared with TensorFlow"):
+                verdict = judge.judge(region)
             if verdict.refused:
                 candidates.evict(verdict.refused)
                 refused = True

@@ -21,6 +21,7 @@ from stages.artifacts import FORMAT_VERSION
 from stages.errors import ArtifactError
 
 Artifact = TypeVar("Artifact")
+REMEDY = "name a folder where you may write, on a disk with space"
 
 
 def save(record: object, folder: Path) -> None:
@@ -66,27 +67,37 @@ def write_folder(out: Path) -> Iterator[Path]:
     Raises:
         ArtifactError: `out` exists, or its parent can't be written.
     """
-    if os.path.lexists(out):  # a link that leads nowhere is something too; and no error where it can't be known
-        raise ArtifactError(f"{out}: exists already", "name another folder, or remove this one")
+    refuse_existing(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except OSError as error:
-        raise ArtifactError(
-            f"{out}: can't be written: {error.strerror}", "name a folder where you may write, on a disk with space"
-        ) from error
+        raise ArtifactError(f"{out}: can't be written: {error.strerror}", REMEDY) from error
     try:
-        partial.chmod(0o755)
-        yield partial
-        partial.rename(out)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        words = error.strerror or str(error)  # numpy's short write has no number
-        what = f"{words} ({error.filename})" if error.filename else words
-        raise ArtifactError(f"{out}: {what}", "free some disk space or check the permissions") from error
+        with os_errors_stated(out):
+            partial.chmod(0o755)
+            yield partial
+            partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise ArtifactError if something has the name `out`."""
+    if os.path.lexists(out):  # a link that leads nowhere is something too; and no error where it can't be known
+        raise ArtifactError(f"{out}: exists already", "name another folder, or remove this one")
+
+
+@contextlib.contextmanager
+def os_errors_stated(out: Path) -> Iterator[None]:
+    """Within the block, what the operating system refuses while `out` is written becomes an ArtifactError."""
+    try:
+        yield
+    except OSError as error:
+        words = error.strerror or str(error)  # numpy's short write has no number
+        what = f"{words} ({error.filename})" if error.filename else words
+        raise ArtifactError(f"{out}: {what}", "free some disk space or check the permissions") from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:

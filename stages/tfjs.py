@@ -70,6 +70,16 @@ def read(path: Path) -> GraphModel:
     return GraphModel(graph_def, _tensors(signature.get("inputs")), _tensors(signature.get("outputs")))
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The files beside a `model.json` that hold its weights, as far as they are there; none for another kind of JSON."""
+    try:
+        manifest = json.loads(path.read_bytes())["weightsManifest"]
+        files = [path.parent / name for group in manifest for name in group["paths"]]
+    except (OSError, KeyError, TypeError, ValueError):
+        return []
+    return [file for file in files if file.is_file()]
+
+
 def _tensors(entries: Mapping[str, Mapping[str, str]] | None) -> tuple[str, ...]:
     return tuple(entry.get("name", name) for name, entry in sorted((entries or {}).items()))
 

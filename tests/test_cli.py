@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -182,7 +180,7 @@ def test_without_a_compiler_the_error_says_what_to_install(model: Path, tmp_path
 
 
 def test_an_interrupt_that_falls_into_a_destructor_is_not_lost() -> None:
-    from pipeline.cli import interruptible
+    from pipeline.process import interruptible
 
     class Unlucky:
         def __del__(self) -> None:
@@ -195,34 +193,3 @@ def test_an_interrupt_that_falls_into_a_destructor_is_not_lost() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         work()
-
-
-def children(pid: int) -> set[Path]:
-    """The processes that a process has started, by their folder in /proc."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                found.add(process)
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_conversion_leaves_no_folder_and_no_process(signum: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline", "convert", "keras:ResNet50", str(tmp_path / "out"), "--no-cache"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    deadline = time.monotonic() + 120
-    workers: set[Path] = set()
-    while time.monotonic() < deadline and not (workers and list(tmp_path.glob(".out.*/stages/.split.*"))):
-        time.sleep(0.1)
-        workers = children(child.pid)
-    assert workers
-    child.send_signal(signum)
-    output, errors = child.communicate(timeout=60)
-    assert child.returncode == 1
-    assert output == ""
-    assert errors.splitlines()[-1] == "interrupted; nothing was left behind"
-    assert [line.split()[0] for line in errors.splitlines()[:-1]] == ["freeze", "export"]
-    assert list(tmp_path.iterdir()) == []
-    assert not any(worker.exists() for worker in workers)

@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks import readme_table
 from fixtures import vision
-from pipeline import Config, cli, commands, convert
+from pipeline import Config, Report, cli, commands, convert
 from stages import artifacts, errors
 from stages.engine_op import reasons
 from tests.test_architecture import ROOT
@@ -80,6 +80,13 @@ def shell_commands(program: str) -> list[Command]:
     return found
 
 
+def file_of_options() -> str:
+    """The example in docs/command-line.md."""
+    text = (ROOT / "docs/command-line.md").read_text()
+    (example,) = [fence["body"] for fence in FENCE.finditer(text) if fence["language"] == "toml"]
+    return example
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_relative_links_lead_to_files_and_headings(document: Path) -> None:
     targets = [match["target"] for match in LINK.finditer(prose(document.read_text()))]
@@ -135,12 +142,17 @@ def test_every_python_block_is_marked_as_runnable(document: Path) -> None:
 
 
 @pytest.mark.parametrize("command", shell_commands("graftrt"), ids=str)
-def test_graftrt_commands_use_options_that_exist(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graftrt_commands_use_options_that_exist(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(commands, "run", lambda options: 0)
+    monkeypatch.chdir(tmp_path)
+    Path("graftrt.toml").write_text(file_of_options())
     try:
         assert cli.main(command.words) == 0
-    except SystemExit as wrong_usage:
-        pytest.fail(f"graftrt exits with {wrong_usage.code}")
+    except SystemExit as stopped:  # with 0 after --help
+        if stopped.code:
+            pytest.fail(f"graftrt exits with {stopped.code}")
 
 
 @pytest.mark.parametrize("command", shell_commands("make"), ids=str)
@@ -177,7 +189,7 @@ def run_blocks(document: Path, where: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", ["README.md", "docs/stages-api.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/stages-api.md", "docs/command-line.md"])
 def test_code_of_whole_conversions_runs(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_blocks(ROOT / document, "") > 0
@@ -197,9 +209,27 @@ def test_code_beside_a_converted_model_runs(document: str, tmp_path: Path, monke
 def test_every_runnable_block_is_run_by_a_test() -> None:
     plain = {name(d) for d in DOCUMENTS if any(m["where"] == "" for m in RUNNABLE.finditer(d.read_text()))}
     beside = {name(d) for d in DOCUMENTS if any(m["where"] != "" for m in RUNNABLE.finditer(d.read_text()))}
-    assert plain == {"README.md", "docs/stages-api.md"}
+    assert plain == {"README.md", "docs/stages-api.md", "docs/command-line.md"}
     # test_serving.py runs docs/serving.md, test_tutorial.py docs/tutorial.md, test_tftrt_converter.py the page on TF-TRT
     assert beside == {*CONVERTED, "docs/serving.md", "docs/tutorial.md", "docs/migrating-from-tf-trt.md"}
+
+
+def test_the_example_of_a_file_of_options_converts_and_verifies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "graftrt.toml").write_text(file_of_options())
+    vision.small_cnn().save(tmp_path / "cnn.keras")
+    assert cli.main(["convert", "--config", str(tmp_path / "graftrt.toml")]) == 0
+    assert "user's choice" in capsys.readouterr().out
+    report = Report.read(tmp_path / "converted/report.json")
+    assert report.precision == "fp16"
+    assert cli.main(["verify", "--config", str(tmp_path / "graftrt.toml")]) == 0
+
+
+def test_the_command_line_names_every_command() -> None:
+    text = (ROOT / "docs/command-line.md").read_text()
+    _, parsers = cli._parser()
+    assert not [command for command in parsers if not re.search(rf"^\| .*`{command}\b", text, re.MULTILINE)]
 
 
 def test_splitting_explains_every_reason() -> None:

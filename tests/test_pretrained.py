@@ -155,7 +155,8 @@ def test_an_entry_says_what_its_model_needs(cache: Path, tmp_path: Path, monkeyp
     assert resolved.source == pretrained.fetch("tiny").path
     assert (resolved.inputs, resolved.outputs) == (("x:0",), None)
     assert resolved.constants == {"training": "false"}
-    assert resolved.shapes[0].maximum == (16, 8)
+    assert pretrained.known_sizes("pretrained:tiny")[0].maximum == (16, 8)
+    assert pretrained.known_sizes("some/folder") == ()
     assert pretrained.resolve("some/folder") == pretrained.Resolved("some/folder")
 
 

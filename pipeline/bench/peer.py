@@ -85,7 +85,7 @@ class Request:
 
 def main(_: str) -> None:
     """In the child process: a request a line, the answer a line."""
-    serve(lambda: "{}", lambda line: json.dumps(answer(Request.from_json(line))))
+    serve(lambda: "{}", lambda line, tell: json.dumps(answer(Request.from_json(line))))
 
 
 def answer(request: Request) -> dict[str, object]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from stages import backends, recordjson
+from stages import backends, progress, recordjson
 from stages.backends import messages
 from stages.backends.base import Backend, BuildOutcome, Support
 from stages.childprocess import serve
@@ -22,7 +23,15 @@ def main(name: str) -> None:
         except BackendError as error:
             return json.dumps({"problem": error.problem, "remedy": error.remedy})
 
-    serve(hello, lambda line: messages.encode_answer(_answer(backend, json.loads(line))))
+    def answer(line: str, tell: Callable[[str], None]) -> str:
+        def report(share: float, words: str) -> None:
+            tell(messages.encode_report(share, words))
+
+        request = json.loads(line)
+        with progress.heard_by(report if request.get("reports") else None):
+            return messages.encode_answer(_answer(backend, request))
+
+    serve(hello, answer)
 
 
 def _answer(backend: Backend, request: dict[str, recordjson.Json]) -> Support | BuildOutcome:

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import TypeVar
 
 from stages.backends.isolated import Starved, Worker
@@ -74,7 +75,10 @@ class Crew:
         threads = ThreadPoolExecutor(size)
         try:
             self._share(1 + len(self._others))
-            futures = [threads.submit(self._run, do, item, n, results) for n, item in enumerate(items)]
+            # In a copy of the context: what they report is heard by whoever listens here.
+            futures = [
+                threads.submit(copy_context().run, self._run, do, item, n, results) for n, item in enumerate(items)
+            ]
             unfinished = wait(futures, _PATIENCE_SECONDS, FIRST_EXCEPTION).not_done
             self._hire(min(len(unfinished), size) - 1)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:

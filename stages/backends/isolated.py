@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from stages import backends
+from stages import backends, progress
 from stages.backends import messages
 from stages.backends.base import BuildOptions, BuildOutcome, Support, partial_path
 from stages.childprocess import ChildProcess, Lost
@@ -126,11 +126,12 @@ class Worker:
             Starved: there is no answer, and other workers run beside this one.
         """
         model, plan = model.absolute(), plan.absolute()
+        reports = progress.listener() is not None
         start = time.perf_counter()
         with self._lock:
             try:
                 outcome = messages.decode_answer(
-                    BuildOutcome, self._request(messages.encode_build(model, plan, options), "builder")
+                    BuildOutcome, self._request(messages.encode_build(model, plan, options, reports=reports), "builder")
                 )
             except Lost as lost:
                 self._blame_neighbours(lost)
@@ -145,7 +146,7 @@ class Worker:
 
     def _request(self, line: str, what: str) -> bytes:
         self._start()
-        return self._child.request(line, what, self.time_limit_seconds, self._limit_mib)
+        return self._child.request(line, what, self.time_limit_seconds, self._limit_mib, _pass_on)
 
     def _blame_neighbours(self, lost: Lost) -> None:
         if self.beside > 1:
@@ -168,3 +169,8 @@ class Worker:
             self._child.stop()
             raise BackendError(hello["problem"], hello["remedy"])
         self._version = hello["version"]
+
+
+def _pass_on(line: bytes) -> None:
+    share, words = messages.decode_report(line)
+    progress.report(share, 1.0, words)

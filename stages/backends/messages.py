@@ -17,8 +17,19 @@ def encode_check(model: Path) -> str:
     return json.dumps({"do": "check", "model": str(model)})
 
 
-def encode_build(model: Path, plan: Path, options: BuildOptions) -> str:
-    return json.dumps({"do": "build", "model": str(model), "plan": str(plan), "options": asdict(options)})
+def encode_build(model: Path, plan: Path, options: BuildOptions, *, reports: bool) -> str:
+    """`reports`: whether the parent wants to know how far the build has come."""
+    request = {"do": "build", "model": str(model), "plan": str(plan), "options": asdict(options), "reports": reports}
+    return json.dumps(request)
+
+
+def encode_report(share: float, words: str) -> str:
+    return json.dumps([round(share, 4), words])
+
+
+def decode_report(line: bytes) -> tuple[float, str]:
+    share, words = json.loads(line)
+    return share, words
 
 
 def decode_options(record: recordjson.Json) -> BuildOptions:

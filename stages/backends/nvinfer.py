@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
+from stages import progress
 from stages.backends.base import (
     BuildOptions,
     BuildOutcome,
@@ -22,6 +23,7 @@ from stages.backends.base import (
     partial_path,
 )
 from stages.backends.networks import multiplying_layers
+from stages.backends.phases import Phases
 
 if TYPE_CHECKING:
     import tensorrt
@@ -150,6 +152,9 @@ def build(trt: ModuleType, model: Path, plan: Path, options: BuildOptions) -> Bu
             raise _Failure(_parser_words(session))
         network = multiplying_layers(trt, session.network)
         config = _configure(trt, session, options)
+        monitor = _monitor(trt)
+        if monitor is not None:
+            config.progress_monitor = monitor
         partial = partial_path(plan)
         try:
             with partial.open("wb") as file:
@@ -191,6 +196,31 @@ def _serialize(trt: ModuleType, session: _Session, config: tensorrt.IBuilderConf
     if writer.error is not None:
         raise writer.error
     return built
+
+
+def _monitor(trt: ModuleType) -> tensorrt.IProgressMonitor | None:
+    """What the builder tells how far it has come; None where nobody listens, or the library tells nobody."""
+    heard = progress.listener()  # the builder's threads have contexts of their own
+    if heard is None or not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    phases = Phases(heard)
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            phases.start(name, parent, steps)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            phases.step(name, step)
+            return True  # go on: whoever interrupts kills this process
+
+        def phase_finish(self, name: str) -> None:
+            phases.finish(name)
+
+    return Monitor()
 
 
 def _open(trt: ModuleType) -> _Session:

@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stages import progress
 from stages.translate.library import replaced
 from stages.translate.provenance import origin_by_name, tag, tagged
 
@@ -47,6 +48,7 @@ class Recorder:
         self._handled: frozenset[str] = _NONE
         self._made: list[Node] | None = None
         self._converting = False
+        self._handled_count = 0
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -94,6 +96,8 @@ class Recorder:
         def watch(handler: Callable[..., object]) -> Callable[..., object]:
             @functools.wraps(handler)
             def watched(graph: Graph, node: Node, **kwargs: object) -> object:
+                self._handled_count += 1
+                progress.report(self._handled_count, len(self._names), f"{self._handled_count} ops translated")
                 outer = self._handled
                 self._handled = self._of(graph, node)
                 self._stamp(node, self._handled)
