@@ -24,7 +24,7 @@ from pipeline.report import Report
 from pipeline.tftrt.conversion import Conversion
 from pipeline.tftrt.graph_defs import converted, embedded, graft
 from stages.engine_op.interface import Interface
-from stages.errors import ArgumentError, OrderError
+from stages.errors import ArgumentError, CalibrationError, OrderError
 from stages.precision.calibration import Calibrator
 from stages.precision.table import CalibrationTable, merged
 
@@ -249,8 +249,9 @@ class _Writer:
         self._collection.placeholders.add(name)
 
         def see(arrays: Sequence[Array]) -> None:
-            if arrays[0].dtype.kind != "f" or not np.isnan(arrays[0]).any():
-                inputs[name] = np.array(arrays[0])
+            if arrays[0].dtype.kind == "f" and np.isnan(arrays[0]).any():
+                raise CalibrationError(f"calibration: {name} contains NaN", "feed inputs without NaN")
+            inputs[name] = np.array(arrays[0])
 
         dtype = placeholder.attr["dtype"]
         seen = self._py_func(f"{_MARKER}/{name}/see", _MARKER, [name], [tf.as_dtype(dtype.type)], see)
