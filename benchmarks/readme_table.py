@@ -201,7 +201,39 @@ def _precision(figures: Figures) -> str:
     return f"{title}\n\n" + _table(head, rows)
 
 
+def _gpu(figures: Figures) -> str:
+    rows = []
+    models = {name: peers for name, peers in figures.items() if isinstance(peers, dict) and "stitched fp16" in peers}
+    for name, peers in models.items():
+        stitched, raw, plain = (peers[peer] for peer in ("stitched fp16", "raw fp16", "tensorflow tf32"))
+        ran = not any(region["fallbacks"] for region in stitched.get("stats", {"": {"fallbacks": True}}).values())
+        for batch in (key for key in raw if key.isdigit()):
+            engine, usual = raw[batch]["pipelined"], plain[batch]["pipelined"]
+            cells = ["no engine ran", "", "", ""]
+            if ran:
+                own = stitched[batch]["pipelined"]
+                cells = [
+                    f"{own:.3f} ms",
+                    f"{own / engine:.2f}",
+                    f"{usual / own:.1f}",
+                    f"{stitched[batch]['synchronous']:.2f} ms",
+                ]
+            rows.append((f"{name}, {batch}", f"{engine:.3f} ms", *cells, f"{usual:.2f} ms"))
+    title = f"**Calls that follow one another on one {figures['gpu']}, fp16 beside TensorFlow's default (TF32)**"
+    head = (
+        "model, batch",
+        "raw engine",
+        "stitched",
+        "over raw",
+        "times as fast as TensorFlow",
+        "stitched, latency",
+        "TensorFlow",
+    )
+    return f"{title}\n\n" + _table(head, rows)
+
+
 RENDERERS: Mapping[str, Callable[[Figures], str]] = {
+    "gpu": _gpu,
     "conversion": _conversion,
     "architectures": _architectures,
     "pretrained": _pretrained,

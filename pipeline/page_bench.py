@@ -41,7 +41,7 @@ def run_times(bench: Bench | None) -> str:
     return "".join(
         (
             f"<p>{escape(f'{bench.date} on {bench.device}; engines: ' + (', '.join(bench.engines) or 'none'))}</p>",
-            _plot(bench),
+            plot(bench),
             table(_HEADS, _rows(bench), "Run times by size"),
             "<ul>" + "".join(f"<li>{text}</li>" for text in _remarks(bench)) + "</ul>",
         )
@@ -116,7 +116,7 @@ def _axis(values: list[float], start: float, end: float) -> _Axis:
     return _Axis(min(values) / 1.6, max(values) * 1.6, start, end)
 
 
-def _plot(bench: Bench) -> str:
+def plot(bench: Bench) -> str:
     """Every peer's sizes as a line: the further up and to the left, the better."""
     points = [
         [
