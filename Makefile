@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= out/$(subst /,_,$(subst :,_,$(MODEL)))
 PRECISION ?= fp32
+PARALLEL ?= --numprocesses auto --dist loadfile
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: setup convert test test-fast test-gpu survey lint type bench docs clean
@@ -22,14 +23,14 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 convert: $(READY)
-	@test -n "$(MODEL)" || { echo "usage: make convert MODEL=… [OUT=folder] [PRECISION=fp32|tf32|fp16|bf16|int8|fp8] [ARGS=…]" >&2; exit 2; }
+	@test -n "$(MODEL)" || { echo "usage: make convert MODEL=… [OUT=folder] [PRECISION=fp32|tf32|fp16|bf16|int8|fp8|auto] [ARGS=…]" >&2; exit 2; }
 	$(BIN)/graftrt convert "$(MODEL)" "$(OUT)" --precision $(PRECISION) $(ARGS)
 
 test: lint type
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-fast: $(READY)
-	$(BIN)/pytest -m "not slow and not survey" $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not survey" $(ARGS)
 
 test-gpu: $(READY)
 	NVIDIA_TF32_OVERRIDE=0 $(BIN)/pytest -m "gpu and not survey" $(ARGS)

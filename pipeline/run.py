@@ -117,8 +117,9 @@ def convert(
         if config.keep_stages:
             work.forget("freeze")
             (result / "stages").mkdir()
-            for name in ("freeze", "export", "split", "build", "stitch"):
-                (work.folder / name).rename(result / "stages" / name)
+            for name in ("freeze", "export", "split", "build", "stitch", "samples"):
+                if (work.folder / name).exists():  # samples only where they had to be kept
+                    (work.folder / name).rename(result / "stages" / name)
         result.rename(out)
     return report
 

@@ -111,7 +111,7 @@ def test_a_graph_def_that_would_be_too_large_is_refused_before_weights_are_read(
         raise AssertionError("a weight was read for a GraphDef that is not written")
 
     monkeypatch.setattr(stitching, "load_weight", read)
-    monkeypatch.setattr(stitching, "_embedded", read)
+    monkeypatch.setattr(stitching, "embedded_plan", read)
     with caplog.at_level(logging.WARNING):
         result = converted(str(tmp_path / "graph.pb"), backend="onnxruntime", min_region=1)
     assert not (result.out / "model.pb").exists()

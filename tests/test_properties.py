@@ -16,8 +16,9 @@ from stages import engine_op, storage
 from stages.artifacts import Engine, EngineSet, Fingerprint, Partition, Reason, Region
 from stages.candidates import Candidates
 from stages.freeze import freeze
+from stages.grafts import PlanSource, Policy
 from stages.graph import Graph
-from stages.stitching import PlanSource, StitchedDef, stitch_graph
+from stages.stitching import StitchedDef, stitch_graph
 from tests.conftest import Converted, relative_error
 from tests.test_cluster import acyclic_quotient
 
@@ -75,7 +76,7 @@ def stitched_around(candidates: Candidates, regions: list[Region]) -> StitchedDe
     partition = Partition(
         candidates.folder, frozen, "onnxruntime", tuple(regions), left, len(candidates.graph.computing())
     )
-    return stitch_graph(candidates.graph, EngineSet(candidates.folder, partition, engines), PlanSource.FILE, "native")
+    return stitch_graph(candidates.graph, EngineSet(candidates.folder, partition, engines), PlanSource.FILE, Policy())
 
 
 def check_stitched(graph: Graph, regions: list[Region], stitched: StitchedDef) -> None:
@@ -132,7 +133,7 @@ def check_conversion(seed: int, backend: str, *, control_flow: bool = False) -> 
         graph = Graph(engines.partition.frozen)
         built = {engine.region for engine in engines.engines}
         regions = [region for region in engines.partition.regions if region.name in built]
-        check_stitched(graph, regions, stitch_graph(graph, engines, PlanSource.FILE, "native"))
+        check_stitched(graph, regions, stitch_graph(graph, engines, PlanSource.FILE, Policy()))
         serve = tf.saved_model.load(str(folder / "out/saved_model")).signatures["serving_default"]
         for batch in (1, 3):
             inputs = {name: tf.constant(value) for name, value in random_inputs(seed, size, batch).items()}

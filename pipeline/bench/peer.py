@@ -150,7 +150,9 @@ def _original(request: Request) -> Opened:
     ):
         if sorted(own) != sorted(given):
             names = ", ".join(sorted(own)), ", ".join(sorted(given))
-            raise BenchError(f"{asked.model}: {verb} {names[0]}, and the stitched model {names[1]}")
+            raise BenchError(
+                f"{asked.model}: {verb} {names[0]}, and the stitched model {names[1]}", "name the original with --model"
+            )
     return _call_of(model, {name: arguments[own] for name, own in zip(model.inputs, model.input_names, strict=True)})
 
 
