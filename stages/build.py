@@ -43,6 +43,9 @@ _FALLBACK = {
 TABLE = "calibration.json"
 """The file in a build's folder that holds the ranges that were used."""
 
+_FIXED_SIZES_OPS = 1000
+"""Of larger regions every profile takes the builder tens of seconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,8 @@ class EngineOptions:
         time_limit_seconds: for one build of one region.
         memory_limit_mib: resident memory of each building process, in MiB; None: nine tenths of what is available for all
             of them together.
-        fixed_sizes: kernels for each profile's smallest, usual and largest size too: faster there, and longer to build.
+        fixed_sizes: kernels for each profile's smallest, usual and largest size too: faster there, and longer to build; not
+            for regions of more than 1,000 ops.
         use_cache: take plans from the user's engine cache and add new ones.
     """
 
@@ -178,8 +182,9 @@ class _Compiler:
             except BuildError as error:
                 failures.append(f"{used}: {error.problem}")
                 continue
+            fixed = self.options.fixed_sizes and len(region.ops) <= _FIXED_SIZES_OPS
             build_options = BuildOptions(
-                used, region.profiles, self.options.workspace_mib, self.options.capabilities, self.options.fixed_sizes
+                used, region.profiles, self.options.workspace_mib, self.options.capabilities, fixed
             )
             outcome = compile_region(worker, model, digest, build_options, plan, cache=self.cache)
             if not outcome.built:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fixtures import vision
+from stages import storage
+from stages.artifacts import EngineSet as EngineSetRecord
 from stages.engine_op.background import Builder, Order, profile_around
 from stages.engine_op.dtypes import BY_NAME
 from stages.engine_op.engine_set import EngineSet
@@ -16,6 +21,9 @@ from stages.engine_op.engines import TensorView
 from stages.engine_op.interface import Interface, Plan, Port
 from stages.engine_op.reasons import CannotRun, Reason
 from stages.engine_op.registry import Registry
+from stages.errors import StitchError
+from stages.stitch import stitch
+from tests.conftest import Converted
 from tests.engine_op_models import affine_interface, affine_model, plan_of
 
 FLOAT = BY_NAME["float32"]
@@ -116,3 +124,16 @@ def test_without_being_asked_nothing_is_built(refused: None) -> None:
     plan = plan_of(b"plan", device="gpu", backend="tensorrt_rtx")
     with pytest.raises(CannotRun, match="another"):
         EngineSet(affine_interface([plan], "r", storage="embedded"), [b"plan"], "gpu:0", Registry())
+
+
+def test_a_model_converted_for_it_has_what_engines_are_built_from(
+    converted: Callable[..., Converted], tmp_path: Path
+) -> None:
+    result = converted(vision.small_cnn(), backend="tensorrt_rtx", build_at_runtime=True, keep_stages=True)
+    assert {path.suffix for path in (result.out / "saved_model/assets").iterdir()} == {".plan", ".onnx"}
+    assert b'"build_at_runtime": true' in (result.out / "saved_model/saved_model.pb").read_bytes()
+    engines = storage.load(EngineSetRecord, result.out / "stages/build")
+    plans_only = tuple(engine for engine in engines.engines if engine.fingerprint.backend == "tensorrt_rtx")
+    with pytest.raises(StitchError, match="from which others could be built"):
+        stitch(replace(engines, engines=plans_only), tmp_path / "stitched", build_at_runtime=True)
+    assert not (tmp_path / "stitched").exists()

@@ -219,3 +219,19 @@ def test_an_output_folder_that_exists_is_kept(make: Make, tmp_path: Path) -> Non
     (tmp_path / "out").mkdir()
     with pytest.raises(ArtifactError, match="exists already"):
         build(make((tiny.conv(), RANGES)), tmp_path / "out", options=BOTH)
+
+
+def test_kernels_for_fixed_sizes_are_built_unless_a_region_is_too_large(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = make((tiny.conv(), RANGES))
+
+    def plan_bytes(name: str, *, fixed_sizes: bool) -> int:
+        options = EngineOptions(("tensorrt_rtx",), fixed_sizes=fixed_sizes, use_cache=False)
+        (engine,) = build(partition, tmp_path / name, options=options).engines
+        return engine.bytes
+
+    without = plan_bytes("without", fixed_sizes=False)
+    assert plan_bytes("with", fixed_sizes=True) > without
+    monkeypatch.setattr("stages.build._FIXED_SIZES_OPS", 0)
+    assert plan_bytes("large", fixed_sizes=True) == without
