@@ -105,17 +105,22 @@ def build(partition: Partition, out: Path, *, options: EngineOptions) -> EngineS
         if any(worker.backend.device == "gpu" for worker in lead):
             for region in partition.regions:
                 _refuse_open_axes(region)
+        ops = sum(len(region.ops) for region in partition.regions)
+        ranging = ops if options.precision in (*precision.QUANTISED, "auto") else 0
+        choosing = ops if options.precision == "auto" else 0
+        tally = progress.Tally(ranging + choosing + ops)
         choices: tuple[Choice, ...] = ()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            table = calibrated_ranges(partition, options.precision, options.calibration, scratch=Path(scratch))
+            with tally.part(ranging, "calibration"):
+                table = calibrated_ranges(partition, options.precision, options.calibration, scratch=Path(scratch))
             given = Ranges.of(partition, options.precision, table)
             if options.precision == "auto":
-                choices = choose(partition, options.auto, given, scratch=Path(scratch))
+                with tally.part(choosing, "precisions"):
+                    choices = choose(partition, options.auto, given, scratch=Path(scratch))
         if table is not None:
             table.write(folder / TABLE)
         by_region = {choice.region: choice for choice in choices}
         compiler = _Compiler(options, EngineCache() if options.use_cache else None, given, by_region)
-        tally = progress.Tally(sum(len(region.ops) for region in partition.regions))
 
         def compile_one(workers: Workers, numbered: tuple[int, Region]) -> list[Engine] | FailedRegion:
             number, region = numbered

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages import onnx_files
+from stages import onnx_files, progress
 from stages.artifacts import FrozenGraph, Partition, Region
 from stages.errors import CalibrationError, VerifyError
 from stages.graph import Graph
@@ -156,6 +156,7 @@ def calibrate(
         scopes = list(scopes_of(partition, stack))
         for number, sample in enumerate(samples, start=1):
             log.info("calibration: sample %d of %d", number, len(samples))
+            progress.report(number - 1, len(samples), f"sample {number} of {len(samples)}")
             for scope, regions in scopes:
                 for call in scope.calls(sample) if regions else ():
                     _observe(scope, regions, call, calibrators)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fixtures import vision
@@ -239,3 +240,20 @@ def test_elsewhere_there_are_lines_only_and_nobody_listens(monkeypatch: pytest.M
     console.taken_over("split", 2.0)
     assert re.fullmatch(r"build +\d\.\d s\nsplit +2\.0 s, done before\n", written.getvalue())
     assert ESCAPE not in written.getvalue()
+
+
+def test_calibration_and_the_search_for_precisions_are_part_of_building(tmp_path: Path) -> None:
+    heard: list[tuple[float, str]] = []
+    random = np.random.default_rng(0)
+    samples = [{"image": random.random((2, 16, 16, 3), np.float32)} for _ in range(3)]
+    config = Config("auto", "onnxruntime", samples=samples, max_error=0.1)
+    with progress.heard_by(lambda share, words: heard.append((share, words))):
+        convert(vision.small_cnn(), tmp_path / "out", config)
+    words = [said for _, said in heard]
+    assert [w for w in words if "sample 2 of 3" in w and w.startswith("calibration")]
+    assert [w for w in words if w.startswith("precisions: region_0")]
+    start = next(n for n, said in enumerate(words) if said.startswith("calibration"))
+    end = max(n for n, said in enumerate(words) if said.startswith("region_0"))
+    shares = [share for share, _ in heard[start : end + 1]]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0

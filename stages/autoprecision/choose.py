@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stages import onnx_files
+from stages import onnx_files, progress
 from stages.artifacts import Choice, KeptHigher, Partition, Region, layer_of
 from stages.autoprecision.mixed import mixed, rounded
 from stages.autoprecision.search import Assignment, Found, KeptLayer, Layer, search
@@ -68,7 +68,9 @@ def choose(partition: Partition, options: AutoOptions, ranges: Ranges, *, scratc
         for scope, regions in scopes_of(partition, stack):
             if regions:
                 chooser = _Chooser(scope, usable(scope, options.samples), options, ranges, scratch)
-                found |= {region.name: chooser.choose(region) for region in in_order(scope.graph, regions)}
+                for region in in_order(scope.graph, regions):
+                    progress.report(len(found), len(partition.regions), region.name)
+                    found[region.name] = chooser.choose(region)
     return tuple(found[region.name] for region in partition.regions)
 
 
