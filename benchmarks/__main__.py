@@ -13,7 +13,6 @@ NAMES = (
     "conversion",
     "architectures",
     "pretrained",
-    "calibration",
     "precision",
     "op_overhead",
     "progress",

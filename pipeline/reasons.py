@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stages.artifacts import LeftOp, Reason
 
 REMEDIES: dict[Reason, str] = {
-    Reason.REFUSED: "another version of TensorRT may take it, or other ops in the model",
+    Reason.REFUSED: "another version of TensorRT, which may take it, or other ops in the model",
     Reason.BUILD_FAILED: "--time-limit or --workspace-mib if it speaks of time or memory; else another version of TensorRT",
     Reason.DTYPE: "cast to float32 in the model, if it is a number and that is precise enough",
     Reason.UNKNOWN_RANK: "shapes in the model's signature, or tf.ensure_shape in the model",

@@ -141,7 +141,7 @@ CASES = {
     "missing samples": Case("convert GRAPH OUT --samples {bad}.npz", "bad.npz: can't be read"),
     "samples of an unknown input": Case("convert GRAPH OUT --samples {bad}.npz", "no such input", samples(nope=ROWS)),
     "samples of another dtype": Case(
-        "convert GRAPH OUT --samples {bad}.npz", "sample x: dtype float64", samples(x=ROWS.astype(np.float64))
+        "convert GRAPH OUT --samples {bad}.npz", "sample x: dtype int32", samples(x=ROWS.astype(np.int32))
     ),
     "samples of another shape": Case(
         "convert GRAPH OUT --samples {bad}.npz", "sample x: shape (2, 3)", samples(x=ROWS[:, :3])
