@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import models, record
+from pipeline.timing import percentile
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -336,10 +337,9 @@ def _synchronous(enqueue: Callable[[], object], fetch: Callable[[], object]) -> 
         enqueue()
         fetch()
         seconds.append(time.perf_counter() - start)
-    seconds.sort()
     return {
         "synchronous": round(1000 * statistics.median(seconds), 4),
-        "synchronous_p99": round(1000 * seconds[int(0.99 * (len(seconds) - 1))], 4),
+        "synchronous_p99": round(1000 * percentile(seconds, 0.99), 4),
     }
 
 

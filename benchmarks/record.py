@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
 from pathlib import Path
+
+from pipeline.versions import installed
+from stages.backends.hardware import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -33,19 +35,9 @@ def write(name: str, figures: dict[str, object], *, quietly: bool = False) -> No
 
 
 def machine() -> dict[str, object]:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions()}
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": installed(PACKAGES),
+    }

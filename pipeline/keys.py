@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import glob
 import hashlib
-import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.versions import installed
 from stages import checkpoints, storage, tfjs
 from stages.backends.hardware import gpus
 from stages.compare import Array
@@ -118,13 +118,5 @@ def _installed() -> str:
         platform.python_version(),
         platform.machine(),
         gpus(),
-        list(_versions()),
+        installed(_PACKAGES),
     )
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for package in _PACKAGES:
-        try:
-            yield package, importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            yield package, ""

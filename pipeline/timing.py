@@ -1,4 +1,4 @@
-"""How long calls take: the one way in which `graftrt bench` and the project's benchmarks measure."""
+"""How long calls take: how `graftrt bench` measures."""
 
 from __future__ import annotations
 

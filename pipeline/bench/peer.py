@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.bench.records import STITCHED, TENSORFLOW, XLA
 from pipeline.timing import Effort, timed
 from stages import recordjson
+from stages.backends.hardware import cpu_name
 from stages.childprocess import serve
 from stages.errors import BenchError, ConversionError
 
@@ -110,7 +110,9 @@ def answer(request: Request) -> dict[str, object]:
             stack.enter_context(engine_op.native_only())
         measured = [_measured(request, opened, Path(request.data) / str(number)) for number in range(request.sizes)]
     gpus = tf.config.list_physical_devices("GPU")
-    device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "a GPU") if gpus else _cpu()
+    device = f"{len(os.sched_getaffinity(0))} cores of {cpu_name()}"
+    if gpus:
+        device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "a GPU")
     tf32 = bool(gpus) and tf.config.experimental.tensor_float_32_execution_enabled()
     return {"unavailable": unavailable, "device": device, "gpu": bool(gpus), "tf32": tf32, "measured": measured}
 
@@ -252,9 +254,3 @@ def _why(error: Exception) -> str:
     if lacking:
         return f"XLA can't compile {', '.join(lacking)}"
     return error_line(error) if isinstance(error, tf.errors.OpError) else first_line(error)
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{len(os.sched_getaffinity(0))} cores of {name}"

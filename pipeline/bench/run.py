@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pipeline.report import Report
 from pipeline.run import Progress, Quiet
 from pipeline.timing import Effort, Timing
 from pipeline.verify import interface_of
+from pipeline.versions import installed
 from stages import backends
 from stages.artifacts import FrozenGraph, ShapeRange
 from stages.childprocess import ChildProcess, Lost
@@ -280,7 +280,7 @@ def _result(
         sizes=sizes,
         peers=peers,
         notes=(),
-        versions=_versions(),
+        versions=installed(PACKAGES),
     )
     return replace(result, notes=tuple(_notes(result, report, tf32=bool(ran.get("tf32")))))
 
@@ -313,13 +313,3 @@ def _notes(result: Bench, report: Report, *, tf32: bool) -> list[str]:
     if tf32 and report.precision == "fp32":
         notes.append("TensorFlow computes float32 in TF32 on this GPU (its default), the engines in IEEE float32")
     return notes
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -1,9 +1,11 @@
-"""What GPUs this machine has, asked of the driver itself."""
+"""What processor and GPUs this machine has; the GPUs are asked of the driver itself."""
 
 from __future__ import annotations
 
 import ctypes
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """CUdevice_attribute: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR (cuda.h)."""
@@ -15,6 +17,14 @@ class Gpu:
 
     name: str
     capability: str
+
+
+def cpu_name() -> str:
+    """The processor's model, or its architecture where Linux doesn't say."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def gpu_count() -> int:

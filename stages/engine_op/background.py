@@ -113,7 +113,8 @@ def _build(order: Order) -> None:
         options = BuildOptions(order.precision, (profile,), fixed_sizes=True)
         try:
             worker = stack.enter_context(Worker(order.backend, time_limit_seconds=TIME_LIMIT_SECONDS))
-            outcome = compile_region(worker, model, sha256_file(model), options, plan, cache=EngineCache())
+            model_digest = sha256_file(model)
+            outcome = compile_region(worker, model, model_digest, options, plan, cache=EngineCache())
         except ConversionError as error:
             log.warning("%s: no engine was built while serving: %s", order.region, error.problem)
             return
@@ -121,16 +122,15 @@ def _build(order: Order) -> None:
             log.warning("%s: no engine was built while serving: %s", order.region, outcome.failure)
             return
         log.info("%s: built an engine for %s in %.1f s", order.region, order.profile, outcome.seconds)
-        digest = sha256_file(plan)
         order.ready(
             Plan(
                 order.backend,
                 "gpu",
                 worker.version,
                 order.precision,
-                digest,
+                sha256_file(plan),
                 plan.stat().st_size,
-                sha256_file(model),
+                model_digest,
                 profiles=(order.profile,),
             ),
             plan,

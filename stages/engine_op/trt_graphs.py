@@ -159,7 +159,7 @@ class Graphs:
         return sizes, results
 
     def _capture(self, call: Call) -> None:
-        """Capture the engine at these call.shapes. Where that fails calls are enqueued as before: it costs nothing but speed."""
+        """Capture the engine at a call's shapes. Where that fails calls are enqueued as before: it costs nothing but speed."""
         with self._capturing:
             if self._closed:
                 return

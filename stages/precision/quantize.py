@@ -82,7 +82,7 @@ def with_pairs(
     fixed: Mapping[str, Range],
     keep: Collection[str],
 ) -> tuple[onnx.ModelProto, int]:
-    """As `in_int8`; also how many nodes compute in 8 bits, which may be none."""
+    """As `in_8_bits`; also how many nodes compute in 8 bits, which may be none."""
     result = without_weights(model)
     result.graph.initializer.extend(model.graph.initializer)
     raise_opset(result)
